@@ -1,0 +1,1 @@
+"""Back up and restore Knowtation hubs and any other Internet Computer canister."""

@@ -1,0 +1,1 @@
+"""Private machinery: standard library and attrs only."""

@@ -1,0 +1,236 @@
+"""
+The parts a pipeline is made of, as contracts.
+
+An abstract base class where we enforce something for every implementer (`ArchiveSink`, `EncryptionCodec`); a protocol
+where callers bring their own object (`BackupSource`, `Capture`, `RetentionPolicy`, `Observer`, `Clock`).
+"""
+
+from __future__ import annotations
+
+import abc
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from .errors import ConfigurationError
+from .model.blobs import BlobInfo, SinkCapabilities, check_key
+from .model.events import Event
+from .model.manifest import CodecSpec
+from .model.plans import ArchiveInfo, ForgetPlan
+from .model.reports import CaptureResult
+
+__all__ = [
+    "ArchiveSink",
+    "BackupSource",
+    "Capture",
+    "Clock",
+    "EncryptionCodec",
+    "Observer",
+    "ReadBlob",
+    "RetentionPolicy",
+    "ignore_events",
+    "utc_now",
+]
+
+Clock = Callable[[], dt.datetime]
+"""Returns the present moment as an aware UTC datetime."""
+
+ReadBlob = Callable[[], Iterator[bytes]]
+"""Starts reading one stored blob from its beginning; may be called again for a second pass."""
+
+
+def utc_now() -> dt.datetime:
+    """Return the present moment, the default `Clock`."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Observer(Protocol):
+    """Told what happens. Called from worker threads; must be quick; what it raises cancels the operation."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of *event*."""
+
+
+def ignore_events(_event: Event, /) -> None:
+    """Do nothing: the default `Observer`."""
+
+
+class Capture(Protocol):
+    """One read of a source: streamed once, in order, then asked what it found."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the payload, for example ``knowtation-operator-full-export``."""
+
+    @property
+    def name(self) -> str:
+        """Start of the artifact's name, for example ``operator-full-export``."""
+
+    @property
+    def suffix(self) -> str:
+        """End of the artifact's name with its dot, for example ``.json``."""
+
+    @property
+    def source_id(self) -> str:
+        """What was read, stable over time and free of secrets: a canister id or host name."""
+
+    @property
+    def taken_at(self) -> dt.datetime:
+        """The moment the capture began; also the stamp in names."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """
+        Yield the payload, at most a few MB at a time. May be called once.
+
+        Raises:
+            SourceError: Reading failed; nothing that was yielded may be published.
+        """
+
+    def result(self) -> CaptureResult:
+        """Return what was found; valid once `chunks` is exhausted."""
+
+
+@runtime_checkable
+class BackupSource(Protocol):
+    """Something that can be captured: a hub, later a canister."""
+
+    def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> Capture:
+        """Begin a capture; no bytes are read before its chunks are."""
+
+
+class RetentionPolicy(Protocol):
+    """Which archives to keep. Pure: no clock and no input or output inside."""
+
+    def plan(self, archives: Sequence[ArchiveInfo], *, now: dt.datetime) -> ForgetPlan:
+        """Decide on every archive, with a reason for each."""
+
+
+class EncryptionCodec(abc.ABC):
+    """
+    Seals and opens whole blobs as streams.
+
+    Implementations must not release a plaintext byte that has not been authenticated, and keep their key out of
+    ``repr``, errors and logs.
+    """
+
+    suffix: str = ".enc"
+    """Appended to the names of sealed blobs."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> CodecSpec:
+        """What a manifest records of this codec."""
+
+    @abc.abstractmethod
+    def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the sealed form of a plaintext stream."""
+
+    @abc.abstractmethod
+    def open(self, read: ReadBlob) -> Iterator[bytes]:
+        """
+        Yield the plaintext of a sealed blob.
+
+        Args:
+            read: Starts reading the sealed bytes; called as often as the format needs passes.
+
+        Raises:
+            UnsupportedFormatError: The bytes are not of this format.
+            TruncatedError: The blob is shorter than the format allows.
+            TamperedError: Wrong key or changed bytes; raised before any plaintext is released.
+        """
+
+
+class ArchiveSink(abc.ABC):
+    """
+    Where blobs go. Knows nothing of archives.
+
+    Every published key is written once, complete, or not at all. Public methods check keys and translate errors; the
+    abstract ``_put``, ``_read`` ... do the work and may raise `OSError` or the vendor's errors only through
+    `_translate`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def capabilities(self) -> SinkCapabilities:
+        """What this sink guarantees."""
+
+    @property
+    @abc.abstractmethod
+    def location(self) -> str:
+        """Where the sink is, for people, without credentials."""
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
+        """
+        Publish a new blob from a stream, complete or not at all.
+
+        An exception from *chunks* passes through and leaves nothing behind under *key*.
+
+        Args:
+            key: See `check_key`.
+            chunks: The bytes, in order, of any sizes.
+
+        Raises:
+            BlobExistsError: The key is taken.
+            SinkFullError: No space is left.
+            SinkPermissionError: Writing is refused.
+            SinkUnavailableError: The store could not be reached.
+        """
+        return self._put(check_key(key), chunks)
+
+    def read(self, key: str, *, start: int = 0, size_bytes: int | None = None) -> Iterator[bytes]:
+        """
+        Yield the bytes ``[start, start + size_bytes)`` of a blob, to its end when *size_bytes* is `None`.
+
+        Raises:
+            BlobNotFoundError: There is no such blob.
+            SinkPermissionError: Reading is refused.
+            SinkUnavailableError: The store could not be reached.
+        """
+        if start < 0 or (size_bytes is not None and size_bytes < 0):
+            message = f"cannot read {size_bytes} bytes from offset {start} of {key}"
+            raise ConfigurationError(message, kind="bad_range")
+        return self._read(check_key(key), start, size_bytes)
+
+    def read_all(self, key: str, *, limit_bytes: int) -> bytes:
+        """
+        Return a whole small blob.
+
+        Raises:
+            ConfigurationError: The blob is larger than *limit_bytes*; nothing beyond the limit was kept.
+        """
+        parts: list[bytes] = []
+        total = 0
+        for part in self.read(key):
+            total += len(part)
+            if total > limit_bytes:
+                message = f"blob {key} is larger than the {limit_bytes} bytes expected"
+                raise ConfigurationError(message, kind="blob_too_large", key=key)
+            parts.append(part)
+        return b"".join(parts)
+
+    def stat(self, key: str) -> BlobInfo:
+        """Return size and time of a blob; raises `BlobNotFoundError` when there is none."""
+        return self._stat(check_key(key))
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Yield every published blob whose key starts with *prefix*, sorted by key; temporary files are left out."""
+        return self._list(prefix)
+
+    def delete(self, key: str) -> None:
+        """Remove a blob; raises `BlobNotFoundError` when there is none."""
+        self._delete(check_key(key))
+
+    @abc.abstractmethod
+    def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo: ...
+
+    @abc.abstractmethod
+    def _read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]: ...
+
+    @abc.abstractmethod
+    def _stat(self, key: str) -> BlobInfo: ...
+
+    @abc.abstractmethod
+    def _list(self, prefix: str) -> Iterator[BlobInfo]: ...
+
+    @abc.abstractmethod
+    def _delete(self, key: str) -> None: ...

@@ -1,0 +1,1 @@
+"""Logical content of hubs: capture, read back, prove."""

@@ -1,0 +1,1 @@
+"""The Knowtation hub's HTTP interface, as a client sees it."""

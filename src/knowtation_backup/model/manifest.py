@@ -1,0 +1,156 @@
+"""
+The manifest: the last blob of an archive, and the only one that makes it exist.
+
+It is canonical JSON in clear text beside a possibly sealed artifact, so it says nothing about content beyond totals;
+everything else (per-tenant facts, content root, plaintext digest) is in the archive's details, sealed like the payload.
+
+Layout of one archive on a sink, in the order it is written::
+
+    <name>-<stamp>[-NN].json[.enc]                       the artifact, as the Knowtation tools know it
+    side/<artifact>/details.json[.enc]                   what the capture found, see `ArchiveDetails`
+    side/<artifact>/raw-0001.txt[.enc]                   untruncated malformed replies, if any
+    side/<artifact>/manifest.json                        this file
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import ConfigurationError, ManifestError, UnsupportedFormatError
+from .blobs import BlobRef, check_key
+from .moments import iso_ms, parse_iso
+
+__all__ = ["MANIFEST_FORMAT", "MANIFEST_NAME", "SIDE_PREFIX", "CodecSpec", "Manifest", "manifest_key", "side_key"]
+
+MANIFEST_FORMAT = "knowtation-backup-archive"
+MANIFEST_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SIDE_PREFIX = "side/"
+
+
+def side_key(artifact_key: str, name: str) -> str:
+    """Return the key of the side file *name* of an artifact."""
+    return f"{SIDE_PREFIX}{artifact_key}/{name}"
+
+
+def manifest_key(artifact_key: str) -> str:
+    """Return the key of the manifest of an artifact."""
+    return side_key(artifact_key, MANIFEST_NAME)
+
+
+@attrs.frozen(kw_only=True)
+class CodecSpec:
+    """One reversible transform that stored bytes went through; ``key_id`` names the key without revealing it."""
+
+    name: str
+    key_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """
+    What makes stored blobs an archive.
+
+    ``counts`` are totals only (tenants, vaults, notes, proposals, failed_tenants, ...). ``codecs`` are in the order
+    they were applied. ``extra`` keeps unknown fields of newer writers, so that rewriting loses nothing.
+    """
+
+    artifact: BlobRef
+    side: tuple[BlobRef, ...] = ()
+    """Details first, then raw replies."""
+    kind: str
+    source_id: str
+    taken_at: dt.datetime
+    finished_at: dt.datetime
+    complete: bool
+    codecs: tuple[CodecSpec, ...] = ()
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    generator: str = ""
+    extra: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def archive_id(self) -> str:
+        """The artifact's key: readable, unique on its sink, and sortable by time within one kind."""
+        return self.artifact.key
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON: sorted keys, no white space, UTF-8, a final newline."""
+        value: dict[str, Any] = {
+            **self.extra,
+            "format": MANIFEST_FORMAT,
+            "format_version": MANIFEST_VERSION,
+            "artifact": attrs.asdict(self.artifact),
+            "side": [attrs.asdict(ref) for ref in self.side],
+            "kind": self.kind,
+            "source_id": self.source_id,
+            "taken_at": iso_ms(self.taken_at),
+            "finished_at": iso_ms(self.finished_at),
+            "complete": self.complete,
+            "codecs": [attrs.asdict(codec) for codec in self.codecs],
+            "counts": dict(self.counts),
+            "generator": self.generator,
+        }
+        return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """
+        Parse a manifest written by any release of format version 1.
+
+        Raises:
+            ManifestError: Not JSON, a field is missing or of the wrong type, or a key is unsafe.
+            UnsupportedFormatError: A manifest of a newer format version.
+        """
+        try:
+            value = json.loads(data)
+            if value["format"] != MANIFEST_FORMAT:
+                raise _damaged(f"its format is {value['format']!r:.80}")
+            if value["format_version"] != MANIFEST_VERSION:
+                message = f"the manifest has format version {value['format_version']!r:.20}; this release reads 1"
+                raise UnsupportedFormatError(message, hint="use a newer release of knowtation-backup")
+            for key in ("format", "format_version"):
+                value.pop(key)
+            return cls(
+                artifact=_blob_ref(value.pop("artifact")),
+                side=tuple(_blob_ref(item) for item in value.pop("side")),
+                kind=_typed(value.pop("kind"), str),
+                source_id=_typed(value.pop("source_id"), str),
+                taken_at=parse_iso(_typed(value.pop("taken_at"), str)),
+                finished_at=parse_iso(_typed(value.pop("finished_at"), str)),
+                complete=_typed(value.pop("complete"), bool),
+                codecs=tuple(
+                    CodecSpec(name=_typed(item["name"], str), key_id=item.get("key_id")) for item in value.pop("codecs")
+                ),
+                counts={_typed(k, str): _typed(v, int) for k, v in value.pop("counts").items()},
+                generator=_typed(value.pop("generator"), str),
+                extra=value,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, ConfigurationError):
+                raise _damaged(error.message) from error
+            raise _damaged(f"{type(error).__name__} at {str(error)[:80]!r}") from error
+
+
+def _damaged(reason: str) -> ManifestError:
+    return ManifestError(f"the manifest cannot be read: {reason}", hint="restore it from another copy of the archive")
+
+
+def _typed(value: Any, expected: type) -> Any:
+    if type(value) is not expected:
+        message = f"expected {expected.__name__}, found {type(value).__name__}"
+        raise TypeError(message)
+    return value
+
+
+def _blob_ref(value: Any) -> BlobRef:
+    size = _typed(value["size_bytes"], int)
+    digest = _typed(value["sha256"], str)
+    if size < 0 or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        message = "a blob reference has an impossible size or digest"
+        raise ValueError(message)
+    return BlobRef(key=check_key(_typed(value["key"], str)), size_bytes=size, sha256=digest)

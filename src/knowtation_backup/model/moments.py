@@ -1,0 +1,50 @@
+"""Moments as text: aware UTC datetimes in, the two spellings of the Knowtation tools out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+from ..errors import ConfigurationError
+
+__all__ = ["iso_ms", "parse_iso", "parse_stamp", "stamp"]
+
+_STAMP = re.compile(r"\d{8}T\d{6}Z")
+
+
+def _utc(moment: dt.datetime) -> dt.datetime:
+    if moment.tzinfo is None:
+        message = f"{moment.isoformat()} has no time zone; pass an aware datetime such as datetime.now(UTC)"
+        raise ConfigurationError(message, kind="naive_datetime")
+    return moment.astimezone(dt.UTC)
+
+
+def stamp(moment: dt.datetime) -> str:
+    """Return *moment* as ``YYYYMMDDTHHMMSSZ`` for file names (contracts 2.2)."""
+    return _utc(moment).strftime("%Y%m%dT%H%M%SZ")
+
+
+def parse_stamp(text: str) -> dt.datetime:
+    """Return the UTC moment of a ``YYYYMMDDTHHMMSSZ`` stamp; raises `ConfigurationError` for anything else."""
+    try:
+        if _STAMP.fullmatch(text):
+            return dt.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
+    except ValueError:
+        pass
+    message = f"{text!r} is not a stamp of the form YYYYMMDDTHHMMSSZ"
+    raise ConfigurationError(message, kind="bad_stamp")
+
+
+def iso_ms(moment: dt.datetime) -> str:
+    """Return *moment* as ISO with exactly three fractional digits and ``Z``, as JavaScript's ``toISOString`` does."""
+    utc = _utc(moment)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def parse_iso(text: str) -> dt.datetime:
+    """Return the aware UTC moment of an ISO text with zone; raises `ConfigurationError` for anything else."""
+    try:
+        return _utc(dt.datetime.fromisoformat(text))
+    except ValueError as error:
+        message = f"{text!r} is not an ISO date and time with zone"
+        raise ConfigurationError(message, kind="bad_moment") from error

@@ -1,0 +1,73 @@
+"""Plans: what would happen and why, as values a person can read before they are applied."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+
+import attrs
+
+__all__ = ["ArchiveInfo", "ArchiveState", "ForgetDecision", "ForgetPlan"]
+
+
+class ArchiveState(enum.Enum):
+    """
+    What a listing knows of an archive.
+
+    ``complete`` and ``incomplete`` say whether the capture lacked tenants; ``damaged`` archives have an unreadable
+    manifest; ``unfinished`` ones have blobs but no manifest, so they never became archives.
+    """
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    DAMAGED = "damaged"
+    UNFINISHED = "unfinished"
+
+
+@attrs.frozen(kw_only=True)
+class ArchiveInfo:
+    """One line of a listing; nothing but the manifest was read."""
+
+    archive_id: str
+    state: ArchiveState
+    series: str
+    """Archives of one source and kind form a series; retention counts per series."""
+    taken_at: dt.datetime
+    size_bytes: int
+    keys: tuple[str, ...] = attrs.field(repr=False)
+    """Every blob of the archive in the order to delete them: manifest first."""
+
+
+@attrs.frozen(kw_only=True)
+class ForgetDecision:
+    """What happens to one archive, and the rule that decided."""
+
+    archive: ArchiveInfo
+    keep: bool
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ForgetPlan:
+    """
+    What retention would keep and forget, newest first; nothing has happened yet.
+
+    Applying refuses with `PlanStaleError` when the sink no longer holds exactly the archives planned for.
+    """
+
+    made_at: dt.datetime
+    decisions: tuple[ForgetDecision, ...]
+
+    @property
+    def forgotten(self) -> tuple[ArchiveInfo, ...]:
+        """The archives to be removed."""
+        return tuple(d.archive for d in self.decisions if not d.keep)
+
+    @property
+    def kept(self) -> tuple[ArchiveInfo, ...]:
+        """The archives that stay."""
+        return tuple(d.archive for d in self.decisions if d.keep)
+
+    def __str__(self) -> str:
+        """Return one line per archive with its reason."""
+        return "\n".join(f"{'keep' if d.keep else 'FORGET'} {d.archive.archive_id}: {d.reason}" for d in self.decisions)

@@ -1,0 +1,168 @@
+"""What operations report: typed, printable as text, convertible to JSON-able values."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import BackupError, IntegrityError
+from .manifest import Manifest
+from .moments import iso_ms
+
+__all__ = ["BackupReport", "CaptureResult", "Finding", "Outcome", "SideFile", "VerifyLevel", "VerifyReport", "jsonable"]
+
+
+class Outcome(enum.IntEnum):
+    """How an operation ended; the value is the exit code scripts are documented to use."""
+
+    OK = 0
+    PARTIAL = 3
+    DIFFERENT = 4
+    REFUSED = 5
+
+
+class VerifyLevel(enum.Enum):
+    """
+    How deep `verify` looks.
+
+    ``structure``: the manifest reads and is self-consistent. ``presence``: every blob exists with its size.
+    ``content``: every stored byte is read and hashed, opened, and the payload is checked against its details.
+    """
+
+    STRUCTURE = "structure"
+    PRESENCE = "presence"
+    CONTENT = "content"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """Something an operator should know: stable ``code``, the place, a sentence."""
+
+    code: str
+    where: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class SideFile:
+    """Bytes to be kept beside the payload, sealed the same way."""
+
+    name: str
+    content: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class CaptureResult:
+    """
+    What a capture knows once its last chunk was read.
+
+    ``details`` is JSON-able and is stored sealed like the payload: per-tenant facts, failures, content root.
+    """
+
+    complete: bool
+    counts: Mapping[str, int]
+    details: Mapping[str, Any] = attrs.field(repr=False)
+    side_files: tuple[SideFile, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class BackupReport:
+    """One finished backup: what was stored, where, and what to worry about."""
+
+    manifest: Manifest
+    payload_bytes: int
+    """Size before sealing."""
+    payload_sha256: str
+    duration_seconds: float
+    warnings: tuple[Finding, ...] = ()
+
+    @property
+    def archive_id(self) -> str:
+        """Id of the archive, see `Manifest.archive_id`."""
+        return self.manifest.archive_id
+
+    @property
+    def outcome(self) -> Outcome:
+        """`OK`, or `PARTIAL` when tenants or vaults are missing."""
+        return Outcome.OK if self.manifest.complete else Outcome.PARTIAL
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code for scripts."""
+        return int(self.outcome)
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.manifest.counts.items())
+        stored = self.manifest.artifact.size_bytes
+        lines = [
+            f"{'complete' if self.manifest.complete else 'INCOMPLETE'} archive {self.archive_id}",
+            f"  {counts}",
+            f"  {self.payload_bytes} bytes raw, {stored} stored, {self.duration_seconds:.1f} s",
+            *(f"  warning {w.code} at {w.where}: {w.message}" for w in self.warnings),
+        ]
+        return "\n".join(lines)
+
+
+@attrs.frozen(kw_only=True)
+class VerifyReport:
+    """What `verify` found; no findings means every check of the level passed."""
+
+    archive_id: str
+    level: VerifyLevel
+    verified_at: dt.datetime
+    bytes_read: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return not self.findings
+
+    @property
+    def outcome(self) -> Outcome:
+        """`OK` or `DIFFERENT`."""
+        return Outcome.OK if self.ok else Outcome.DIFFERENT
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code for scripts."""
+        return int(self.outcome)
+
+    def raise_for_findings(self) -> None:
+        """Raise an `IntegrityError` that names the findings, if there are any."""
+        if self.findings:
+            listed = "; ".join(f"{f.code} at {f.where}: {f.message}" for f in self.findings[:5])
+            message = f"archive {self.archive_id} failed verification with {len(self.findings)} finding(s): {listed}"
+            raise IntegrityError(message, archive_id=self.archive_id, codes=[f.code for f in self.findings])
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        verdict = "ok" if self.ok else f"{len(self.findings)} finding(s)"
+        lines = [f"verify {self.archive_id} ({self.level.value}): {verdict}, {self.bytes_read} bytes read"]
+        return "\n".join(lines + [f"  {f.code} at {f.where}: {f.message}" for f in self.findings])
+
+
+def jsonable(value: Any) -> Any:
+    """Return a report or any model value as plain dicts, lists, texts and numbers for `json.dumps`."""
+    match value:
+        case enum.Enum():
+            plain: Any = value.value
+        case dt.datetime():
+            plain = iso_ms(value)
+        case BackupError():
+            plain = {"kind": value.kind, "message": value.message, "hint": value.hint}
+        case Mapping():
+            plain = {str(key): jsonable(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            plain = [jsonable(item) for item in value]
+        case _ if attrs.has(type(value)):
+            plain = {f.name: jsonable(getattr(value, f.name)) for f in attrs.fields(type(value)) if f.repr}
+        case _:
+            plain = value
+    return plain

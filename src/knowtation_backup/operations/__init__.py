@@ -1,0 +1,1 @@
+"""One verb, one options value, one report."""

@@ -1,0 +1,1 @@
+"""Where blobs go: stores behind fsspec, and wrappers around them."""

@@ -9,7 +9,7 @@ from ..errors import ConfigurationError
 
 __all__ = ["iso_ms", "parse_iso", "parse_stamp", "stamp"]
 
-_STAMP = re.compile(r"\d{8}T\d{6}Z")
+_STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
 def _utc(moment: dt.datetime) -> dt.datetime:

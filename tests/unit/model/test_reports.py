@@ -60,7 +60,7 @@ def test_verify_outcomes_and_raising() -> None:
     assert _verify().ok
     assert _verify().exit_code == 0
     assert _verify(FINDING).exit_code == 4
-    with pytest.raises(IntegrityError, match=r"digest_mismatch at a\\.json: stored bytes differ"):
+    with pytest.raises(IntegrityError, match=r"digest_mismatch at a\.json: stored bytes differ"):
         _verify(FINDING).raise_for_findings()
     assert "1 finding(s)" in str(_verify(FINDING))
 

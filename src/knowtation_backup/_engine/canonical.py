@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
@@ -32,6 +32,7 @@ _MAX_INT_DIGITS = 4000
 _encoder = msgspec.json.Encoder(decimal_format="number")
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
 _quote: Callable[[str], str] = json.encoder.encode_basestring
+_SCALARS = frozenset({str, int, bool, type(None)})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -97,31 +98,27 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 def _is_plain(value: Any) -> bool:
     """Tell whether msgspec writes *value* as JavaScript would; raise for what neither can write."""
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if kind in _SCALARS:
         return True
     if kind is dict:
-        plain = True
-        for key, item in value.items():
-            if type(key) is not str:
-                message = f"a JSON key must be text, not {type(key).__name__}"
-                raise TypeError(message)
-            plain = _is_plain(item) and plain
-        return plain
+        if not all(type(key) is str for key in value):
+            raise TypeError("a JSON key must be text")
+        return _all_plain(value.values())
     if kind is list or kind is tuple:
-        plain = True
-        for item in value:
-            plain = _is_plain(item) and plain  # no short cut: every item is to be checked
-        return plain
-    if kind is Decimal:
-        if not value.is_finite():
-            raise JsonError("a number that is not finite has no JSON form")
-        return True
-    if kind is float:
-        if not math.isfinite(value):
-            raise JsonError("a number that is not finite has no JSON form")
-        return False
-    message = f"{kind.__name__} has no JSON form"
-    raise TypeError(message)
+        return _all_plain(value)
+    if kind is not float and kind is not Decimal:
+        message = f"{kind.__name__} has no JSON form"
+        raise TypeError(message)
+    if not (value.is_finite() if kind is Decimal else math.isfinite(value)):  # isfinite() overflows large decimals
+        raise JsonError("a number that is not finite has no JSON form")
+    return kind is Decimal
+
+
+def _all_plain(items: Iterable[Any]) -> bool:
+    plain = True
+    for item in items:
+        plain = _is_plain(item) and plain  # no short cut: every item is to be checked
+    return plain
 
 
 def _write(value: Any, emit: Callable[[str], None]) -> None:

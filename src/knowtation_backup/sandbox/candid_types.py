@@ -29,15 +29,26 @@ __all__ = [
     "INT16",
     "INT32",
     "INT64",
+    "MAX_DEPTH",
+    "MAX_PRINCIPAL_BYTES",
     "NAT",
     "NAT8",
     "NAT16",
     "NAT32",
     "NAT64",
     "NULL",
+    "OPCODE_FUNC",
+    "OPCODE_OPT",
+    "OPCODE_RECORD",
+    "OPCODE_SERVICE",
+    "OPCODE_VARIANT",
+    "OPCODE_VEC",
+    "PRIMITIVES",
     "PRINCIPAL",
     "RESERVED",
+    "SIGNED",
     "TEXT",
+    "UNSIGNED",
     "CandidError",
     "CandidType",
     "Field",
@@ -56,6 +67,9 @@ __all__ = [
 
 MAX_DEPTH: Final = 100
 """Nesting of types and values beyond which Candid is refused; real interfaces stay below ten."""
+
+
+MAX_PRINCIPAL_BYTES: Final = 29
 
 
 class CandidError(ValueError):
@@ -92,6 +106,25 @@ TEXT: Final = Primitive(-15, "text")
 RESERVED: Final = Primitive(-16, "reserved", 0)
 EMPTY: Final = Primitive(-17, "empty")
 PRINCIPAL: Final = Primitive(-24, "principal")
+
+
+PRIMITIVES: Final = {
+    item.code: item
+    for item in (
+        NULL, BOOL, NAT, INT, NAT8, NAT16, NAT32, NAT64, INT8, INT16, INT32, INT64, FLOAT32, FLOAT64, TEXT, RESERVED,
+        EMPTY, PRINCIPAL,
+    )
+}  # fmt: skip
+"""By opcode."""
+UNSIGNED: Final = (NAT8, NAT16, NAT32, NAT64)
+SIGNED: Final = (INT8, INT16, INT32, INT64)
+
+OPCODE_OPT: Final = -18
+OPCODE_VEC: Final = -19
+OPCODE_RECORD: Final = -20
+OPCODE_VARIANT: Final = -21
+OPCODE_FUNC: Final = -22
+OPCODE_SERVICE: Final = -23
 
 
 @attrs.define(eq=False)

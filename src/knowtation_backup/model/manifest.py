@@ -6,6 +6,7 @@ everything else (per-tenant facts, content root, plaintext digest) is in the arc
 
 Layout of one archive on a sink, in the order it is written::
 
+    side/<artifact>/started.json                         reserves the name and marks the blobs as ours
     <name>-<stamp>[-NN].json[.enc]                       the artifact, as the Knowtation tools know it
     side/<artifact>/details.json[.enc]                   what the capture found, see `ArchiveDetails`
     side/<artifact>/raw-0001.txt[.enc]                   untruncated malformed replies, if any
@@ -25,11 +26,23 @@ from ..errors import ConfigurationError, ManifestError, UnsupportedFormatError
 from .blobs import BlobRef, check_key
 from .moments import iso_ms, parse_iso
 
-__all__ = ["MANIFEST_FORMAT", "MANIFEST_NAME", "SIDE_PREFIX", "CodecSpec", "Manifest", "manifest_key", "side_key"]
+__all__ = [
+    "DETAILS_NAME",
+    "MANIFEST_FORMAT",
+    "MANIFEST_NAME",
+    "SIDE_PREFIX",
+    "STARTED_NAME",
+    "CodecSpec",
+    "Manifest",
+    "manifest_key",
+    "side_key",
+]
 
 MANIFEST_FORMAT = "knowtation-backup-archive"
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+STARTED_NAME = "started.json"
+DETAILS_NAME = "details.json"
 SIDE_PREFIX = "side/"
 
 

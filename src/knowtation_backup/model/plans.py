@@ -7,6 +7,8 @@ import enum
 
 import attrs
 
+from .manifest import manifest_key
+
 __all__ = ["ArchiveInfo", "ArchiveState", "ForgetDecision", "ForgetPlan"]
 
 
@@ -15,7 +17,8 @@ class ArchiveState(enum.Enum):
     What a listing knows of an archive.
 
     ``complete`` and ``incomplete`` say whether the capture lacked tenants; ``damaged`` archives have an unreadable
-    manifest; ``unfinished`` ones have blobs but no manifest, so they never became archives.
+    manifest, or a blob is missing or of another size than the manifest says; ``unfinished`` ones have blobs but no
+    manifest, so they never became archives.
     """
 
     COMPLETE = "complete"
@@ -36,6 +39,13 @@ class ArchiveInfo:
     size_bytes: int
     keys: tuple[str, ...] = attrs.field(repr=False)
     """Every blob of the archive in the order to delete them: manifest first."""
+    managed: bool = True
+    """Whether retention may count and remove it; `False` for files of other tools, which are only listed."""
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether a manifest of ours is there, readable or not; archives of other tools have none."""
+        return manifest_key(self.archive_id) in self.keys
 
 
 @attrs.frozen(kw_only=True)

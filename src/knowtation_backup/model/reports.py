@@ -13,7 +13,17 @@ from ..errors import BackupError, IntegrityError
 from .manifest import Manifest
 from .moments import iso_ms
 
-__all__ = ["BackupReport", "CaptureResult", "Finding", "Outcome", "SideFile", "VerifyLevel", "VerifyReport", "jsonable"]
+__all__ = [
+    "BackupReport",
+    "CaptureResult",
+    "Finding",
+    "ForgetReport",
+    "Outcome",
+    "SideFile",
+    "VerifyLevel",
+    "VerifyReport",
+    "jsonable",
+]
 
 
 class Outcome(enum.IntEnum):
@@ -146,6 +156,30 @@ class VerifyReport:
         verdict = "ok" if self.ok else f"{len(self.findings)} finding(s)"
         lines = [f"verify {self.archive_id} ({self.level.value}): {verdict}, {self.bytes_read} bytes read"]
         return "\n".join(lines + [f"  {f.code} at {f.where}: {f.message}" for f in self.findings])
+
+
+@attrs.frozen(kw_only=True)
+class ForgetReport:
+    """What applying a forget plan removed."""
+
+    forgotten: tuple[str, ...]
+    """Ids of the archives that are gone, oldest first."""
+    freed_bytes: int
+
+    @property
+    def outcome(self) -> Outcome:
+        """`OK`: a plan that cannot be applied whole raises."""
+        return Outcome.OK
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code for scripts."""
+        return int(self.outcome)
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        lines = [f"forgot {len(self.forgotten)} archive(s), {self.freed_bytes} bytes"]
+        return "\n".join(lines + [f"  {archive_id}" for archive_id in self.forgotten])
 
 
 def jsonable(value: Any) -> Any:

@@ -4,6 +4,7 @@
 /// stable memory stays empty. Reads are queries. POST and DELETE are refused by the query side with `upgrade`, whereupon
 /// the gateway repeats them as an update call.
 
+import Int "mo:core/Int";
 import Iter "mo:core/Iter";
 import List "mo:core/List";
 import Map "mo:core/Map";
@@ -205,7 +206,7 @@ persistent actor Hub {
     };
     let done = end == total;
     Http.ok(
-      "{\"format_version\":3,\"kind\":\"knowtation-operator-user-index\",\"exported_at_ns\":\"" # debug_show (Time.now())
+      "{\"format_version\":3,\"kind\":\"knowtation-operator-user-index\",\"exported_at_ns\":\"" # Int.toText(Time.now())
       # "\",\"user_ids\":[" # ids # "],\"next_cursor\":\"" # (if done "" else Nat.toText(end))
       # "\",\"done\":" # (if done "true" else "false") # "}"
     );

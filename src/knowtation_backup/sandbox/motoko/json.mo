@@ -5,6 +5,7 @@
 
 import Blob "mo:core/Blob";
 import Char "mo:core/Char";
+import Nat64 "mo:core/Nat64";
 import Nat8 "mo:core/Nat8";
 import Runtime "mo:core/Runtime";
 import Text "mo:core/Text";
@@ -19,26 +20,26 @@ module {
   /// Control characters become `\n`, `\r`, `\t` or `\u00XX`; everything else stays raw UTF-8.
   public func escape(text : Text) : Text {
     let raw = Text.encodeUtf8(text);
-    let size = raw.size();
+    let size = Nat64.fromNat(raw.size());
     var grown = size;
-    var at = 0;
+    var at : Nat64 = 0;
     while (at < size) {
-      let byte = raw[at];
+      let byte = raw[Nat64.toNat(at)];
       if (byte < 0x20) {
-        grown += (if (byte == 0x0a or byte == 0x0d or byte == 0x09) 1 else 5);
+        grown +%= (if (byte == 0x0a or byte == 0x0d or byte == 0x09) 1 else 5);
       } else if (byte == 0x22 or byte == 0x5c) {
-        grown += 1;
+        grown +%= 1;
       };
-      at += 1;
+      at +%= 1;
     };
     if (grown == size) return text;
 
-    let out = VarArray.repeat<Nat8>(0x5c, grown); // a backslash wherever nothing else is put
+    let out = VarArray.repeat<Nat8>(0x5c, Nat64.toNat(grown)); // a backslash wherever nothing else is put
     var to = 0;
     at := 0;
     while (at < size) {
-      let byte = raw[at];
-      at += 1;
+      let byte = raw[Nat64.toNat(at)];
+      at +%= 1;
       if (byte >= 0x20 and byte != 0x22 and byte != 0x5c) {
         out[to] := byte;
         to += 1;

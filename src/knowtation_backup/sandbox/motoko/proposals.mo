@@ -4,6 +4,7 @@
 /// they are compared. `suggestedLabels` and `suggestedFrontmatter` are JSON and enter replies unchanged: data stored
 /// before these were checked can therefore make the reply of one proposal malformed.
 
+import Int "mo:core/Int";
 import List "mo:core/List";
 import Map "mo:core/Map";
 import Nat "mo:core/Nat";
@@ -140,12 +141,13 @@ module {
 
   public func listJson(place : ?Shelf) : Text {
     let ?some = place else return "{\"proposals\":[],\"total\":0}";
-    var list = "";
+    var list = "{\"proposals\":[";
+    var separator = "";
     for (proposal in List.values(some.all)) {
-      let stub = stubFields(proposal) # "}";
-      list #= (if (list == "") stub else "," # stub);
+      list #= separator # stubFields(proposal) # "}";
+      separator := ",";
     };
-    "{\"proposals\":[" # list # "],\"total\":" # Nat.toText(List.size(some.all)) # "}";
+    list # "],\"total\":" # Nat.toText(List.size(some.all)) # "}";
   };
 
   // Steps
@@ -159,7 +161,7 @@ module {
     let moment = Moment.iso(now);
     let reasons = field("auto_flag_reasons_json");
     let proposal : Proposal = {
-      id = "prop-" # debug_show (now);
+      id = "prop-" # Int.toText(now);
       path;
       vault;
       intent = field("intent");

@@ -86,9 +86,13 @@ module {
   /// `[note, note, …]`
   public func listJson(notes : ?Notes) : Text {
     let ?some = notes else return "[]";
-    var list = "";
-    for (note in Map.values(some)) list #= (if (list == "") note else "," # note);
-    "[" # list # "]";
+    var list = "[";
+    var separator = ""; // looking at the list to see whether it is empty would take time with its length
+    for (note in Map.values(some)) {
+      list #= separator # note;
+      separator := ",";
+    };
+    list # "]";
   };
 
   public func count(notes : ?Notes) : Nat {

@@ -147,7 +147,7 @@ class Engine:
         """
         code = _code(canister)
         instance = self._instance(canister, code.module, code.heap, code.global_values)
-        return QuerySession(canister, _Live(instance, code, StableMemory(code.stable.copy())), self.limits)
+        return QuerySession(canister, _Live(instance, code, StableMemory(code.stable, private=True)), self.limits)
 
     def install(self, canister: Canister, module: WasmModule, arg: bytes, caller: bytes) -> int:
         """
@@ -451,7 +451,7 @@ class QuerySession:
     def close(self) -> None:
         """Free the instance."""
         self._live.instance.close()
-        self._live.stable.image.close()
+        self._live.stable.close()
 
 
 def low_memory(canister: Canister) -> bool:

@@ -19,11 +19,14 @@ class StableMemory:
     Memory use follows the pages overwritten since the last `commit`; pages beyond the committed size cost nothing.
 
     Args:
-        image: Changed in place.
+        image: Changed in place, unless *private*.
+        private: Work on a copy, made when something is written for the first time; `close` frees it.
     """
 
-    def __init__(self, image: MemoryImage) -> None:
+    def __init__(self, image: MemoryImage, *, private: bool = False) -> None:
         self.image = image
+        self._shared = private
+        self._owned = False
         self._committed_size = image.size_bytes
         self._undo: dict[int, bytes] = {}
         self._written_bytes = 0
@@ -39,6 +42,7 @@ class StableMemory:
         if old + pages > MAX_STABLE_PAGES:
             return -1
         if pages:
+            self._make_writable()
             self.image.resize((old + pages) * WASM_PAGE_SIZE)
         return old
 
@@ -46,6 +50,7 @@ class StableMemory:
         """Write inside the present size (the caller checks it)."""
         if not data:
             return
+        self._make_writable()
         end = min(offset + len(data), self._committed_size)
         undo = self._undo
         for page in range(offset // PAGE_SIZE, -(-end // PAGE_SIZE)):
@@ -70,3 +75,13 @@ class StableMemory:
             self.image.write(page * PAGE_SIZE, old)
         self._undo.clear()
         self._written_bytes = 0
+
+    def close(self) -> None:
+        """Free the private copy, if one was made."""
+        if self._owned:
+            self.image.close()
+
+    def _make_writable(self) -> None:
+        if self._shared:
+            self.image = self.image.copy()
+            self._shared, self._owned = False, True

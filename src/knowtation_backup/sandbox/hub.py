@@ -17,17 +17,21 @@ from .principal import to_text
 
 if TYPE_CHECKING:
     from .network import SandboxNetwork
+    from .server import SandboxServer
 
 __all__ = ["HTTP_REQUEST", "HTTP_RESPONSE", "SandboxHub", "canister_wasm"]
 
-HTTP_REQUEST: Final = Record(
-    {"method": TEXT, "url": TEXT, "headers": Vec(Record({0: TEXT, 1: TEXT})), "body": BLOB},
-)
-HTTP_RESPONSE: Final = Record(
-    {"status_code": NAT16, "headers": Vec(Record({0: TEXT, 1: TEXT})), "body": BLOB, "upgrade": Opt(BOOL)},
-)
 
-_NOTE: Final = Record({"path": TEXT, "frontmatter": TEXT, "body": TEXT})
+def _record(**fields: CandidType) -> Record:
+    return Record(fields)
+
+
+_HEADERS: Final = Vec(Record({0: TEXT, 1: TEXT}))
+HTTP_REQUEST: Final = _record(method=TEXT, url=TEXT, headers=_HEADERS, body=BLOB)
+"""What `http_request` and `http_request_update` of both canisters take."""
+HTTP_RESPONSE: Final = _record(status_code=NAT16, headers=_HEADERS, body=BLOB, upgrade=Opt(BOOL))
+
+_NOTE: Final = _record(path=TEXT, frontmatter=TEXT, body=TEXT)
 PROPOSAL_KEYS: Final = (
     "proposal_id",
     "path",
@@ -61,16 +65,10 @@ PROPOSAL_KEYS: Final = (
 )
 """Keys of a full proposal in the order of the hub's replies; the first 16 are those of a list stub."""
 _PROPOSAL: Final = Record({key: Opt(TEXT) if key == "evaluation_waiver" else TEXT for key in PROPOSAL_KEYS})
-_VAULT: Final = Record(
-    {"user_id": TEXT, "vault_id": TEXT, "create_vault": BOOL, "notes": Vec(_NOTE), "proposals": Vec(_PROPOSAL)},
-)
+_VAULT: Final = _record(user_id=TEXT, vault_id=TEXT, create_vault=BOOL, notes=Vec(_NOTE), proposals=Vec(_PROPOSAL))
 _ENTRY_KEYS: Final = ("id", "action", "path", "timestamp", "content_hash", "sig")
 _ENTRY: Final = Record(dict.fromkeys(_ENTRY_KEYS, TEXT))
-_RECORD: Final = Record({**dict.fromkeys((*_ENTRY_KEYS, "stored_at"), TEXT), "seq": NAT})
-
-_CONTROLLER: Final = b"sandbox-operator"
-"""Any principal will do: the sandbox's in-process calls are not signed."""
-_CYCLES: Final = 1_000_000_000_000_000
+_RECORD: Final = _record(**dict.fromkeys((*_ENTRY_KEYS, "stored_at"), TEXT), seq=NAT)
 
 
 def canister_wasm(name: str) -> bytes:
@@ -85,7 +83,7 @@ class SandboxHub:
     network: SandboxNetwork = attrs.field(repr=False)
     hub_id: bytes
     attestation_id: bytes
-    controller: bytes = _CONTROLLER
+    controller: bytes
 
     @classmethod
     def deploy(
@@ -94,7 +92,7 @@ class SandboxHub:
         *,
         operator_key: str = "",
         gateway_secret: str = "",
-        controller: bytes = _CONTROLLER,
+        controller: bytes | None = None,
     ) -> SandboxHub:
         """
         Create and install both canisters and set the hub's secrets.
@@ -103,11 +101,14 @@ class SandboxHub:
             network: Where to.
             operator_key: Secret of the operator index; empty leaves it unset, then the index answers 503.
             gateway_secret: Secret every request must carry; empty means none is needed.
-            controller: Principal that may change settings, seed, and write attestations.
+            controller: Principal that may change settings, seed, and write attestations; `None` for the network's operator.
+
+        Raises:
+            Rejected: The network refused a step.
         """
+        controller = network.operator if controller is None else controller
         hub_id, attestation_id = (
-            network.create_canister(canister_wasm(name), controllers=(controller,), cycles=_CYCLES)
-            for name in ("hub", "attestation")
+            network.create_canister(canister_wasm(name), controllers=(controller,)) for name in ("hub", "attestation")
         )
         hub = cls(network=network, hub_id=hub_id, attestation_id=attestation_id, controller=controller)
         if operator_key:
@@ -116,13 +117,13 @@ class SandboxHub:
             hub.set_gateway_secret(gateway_secret)
         return hub
 
-    def base_url(self, port: int | None = None) -> str:
-        """Return the hub's address at the HTTP gateway, without a trailing slash; no *port* for the in-process transport."""
-        return _base_url(self.hub_id, port)
+    def base_url(self, server: SandboxServer | None = None) -> str:
+        """Return the hub's base URL: at a port of *server*, or the one for the network's in-process transport."""
+        return _base_url(self.hub_id, server)
 
-    def attestation_url(self, port: int | None = None) -> str:
-        """Return the ledger's address, like `base_url`."""
-        return _base_url(self.attestation_id, port)
+    def attestation_url(self, server: SandboxServer | None = None) -> str:
+        """Return the ledger's base URL, like `base_url`."""
+        return _base_url(self.attestation_id, server)
 
     def set_operator_key(self, secret: str) -> None:
         """Set the secret of the operator index; empty disables the index."""
@@ -141,8 +142,12 @@ class SandboxHub:
         Plant vaults unchecked; one call, so keep it below the 2 MiB of an ingress message.
 
         Args:
-            vaults: Dicts with ``user_id``, ``vault_id``, ``create_vault`` (bool: it exists even without notes), ``notes``
-                (``path``, ``frontmatter``, ``body``) and ``proposals`` (`PROPOSAL_KEYS`, all text, the waiver optional).
+            vaults: Dicts with ``user_id``, ``vault_id``, ``create_vault`` (bool: it exists even without notes),
+                ``notes`` (``path``, ``frontmatter``, ``body``) and ``proposals`` (`PROPOSAL_KEYS`, all text, the
+                waiver optional).
+
+        Raises:
+            Rejected: The network refused the message.
         """
         self._update(self.hub_id, "admin_seed_vaults", [Vec(_VAULT)], [vaults])
 
@@ -151,7 +156,7 @@ class SandboxHub:
         self._update(self.hub_id, "admin_seed_copies", [TEXT, TEXT, Vec(TEXT)], [user_id, vault_id, to_user_ids])
 
     def store_attestation(self, **entry: str) -> dict[str, Any]:
-        """Append ``id, action, path, timestamp, content_hash, sig`` to the ledger; the record with ``seq`` and ``stored_at``."""
+        """Append ``id, action, path, timestamp, content_hash, sig`` to the ledger and return what it stored."""
         (record,) = decode(self._update(self.attestation_id, "storeAttestation", [_ENTRY], [entry]), [_RECORD])
         return dict(record)
 
@@ -166,5 +171,5 @@ class SandboxHub:
         return self.network.update(canister_id, method, encode(types, values), self.controller)
 
 
-def _base_url(canister_id: bytes, port: int | None) -> str:
-    return f"http://{to_text(canister_id)}.raw.localhost" + (f":{port}" if port else "")
+def _base_url(canister_id: bytes, server: SandboxServer | None) -> str:
+    return f"http://{to_text(canister_id)}.raw.localhost" if server is None else server.gateway_url(canister_id)

@@ -1,0 +1,504 @@
+"""
+A client for the Knowtation hub's HTTP interface: the reads an export needs, one method each.
+
+It only ever sends GET. Every answer is bounded in size and time, failures have names (`failures`), passing ones are
+repeated, and no secret leaves through an error, an event or a ``repr``.
+
+Events told to the observer:
+
+=====================  =================================================================================
+name                   fields
+=====================  =================================================================================
+``hub.retry``          ``route``, ``attempt`` (that failed), ``delay_seconds``, ``kind``, ``status`` or `None`
+``hub.raw_host``       ``host``: the verifying gateway refused, all further requests go to this raw host
+=====================  =================================================================================
+"""
+
+from __future__ import annotations
+
+import random as _random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import attrs
+import httpx
+
+from .._engine.adaptive import AdaptiveLimit
+from .._engine.cancellation import Cancellation
+from .._engine.canonical import JsonError, loads
+from .._engine.retrying import Retrier, RetryBudget, RetryPolicy
+from ..contracts import Clock, Observer, ignore_events, utc_now
+from ..errors import BackupError, ConfigurationError, ExportError, SourceUnavailableError
+from ..model.events import Event
+from .address import HubAddress
+from .encoding import encode_segment, secret_text, tenant_headers
+from .failures import TRANSPORT_ERRORS, HubReply, error_code, reply_error, transport_error
+from .limits import HubLimits, HubTimeouts
+from .preflight import PreflightReport
+from .schema import (
+    IndexPage,
+    Note,
+    NoteList,
+    ParsedProposal,
+    Proposal,
+    StubList,
+    note_from_json,
+    parse_index,
+    parse_notes,
+    parse_proposal,
+    parse_stubs,
+    parse_vaults,
+)
+from .transport import GUARD, Guard, GuardedTransport
+
+__all__ = ["HubClient", "HubStats"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class HubStats:
+    """What a client sent and received so far."""
+
+    requests: int
+    retries: int
+    received_bytes: int
+    retries_by_kind: dict[str, int]
+    lowest_concurrency: int
+
+
+@attrs.define(eq=False)
+class _Tally:
+    requests: int = 0
+    received_bytes: int = 0
+    retries_by_kind: dict[str, int] = attrs.field(factory=dict)
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def request(self, received_bytes: int) -> None:
+        with self.lock:
+            self.requests += 1
+            self.received_bytes += received_bytes
+
+    def retry(self, kind: str) -> None:
+        with self.lock:
+            self.retries_by_kind[kind] = self.retries_by_kind.get(kind, 0) + 1
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Wire:
+    """What all clients of one hub share: connections, and which host turned out to be right."""
+
+    address: HubAddress
+    transport: httpx.BaseTransport
+    second: httpx.BaseTransport
+    """Other connections, for reading the same thing twice independently."""
+    owned: bool
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def close(self) -> None:
+        if self.owned:
+            self.transport.close()
+            self.second.close()
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    operator_key: str | None = attrs.field(repr=False)
+    gateway_secret: str | None = attrs.field(repr=False)
+    timeouts: HubTimeouts
+    limits: HubLimits
+    retry: RetryPolicy
+    sleep: Callable[[float], None] | None
+    random: Callable[[], float]
+    monotonic: Callable[[], float]
+    clock: Clock
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(secret for secret in (self.operator_key, self.gateway_secret) if secret)
+
+
+class HubClient:
+    """
+    Reads one hub. Thread-safe; use it as a context manager, or `close` it.
+
+    Args:
+        address: A `HubAddress`, or text for `HubAddress.parse`.
+        operator_key: Needed for the user index only. Surrounding white space is dropped, as headers would anyway.
+        gateway_secret: Sent as ``X-Gateway-Auth`` with every request when given.
+        timeouts: Per attempt.
+        limits: What is accepted from the hub.
+        retry: How often passing failures are repeated.
+        http2: Offer HTTP/2 over https. Off by default: with threads, one connection each is faster and isolates
+            failures; see the benchmark ``export``.
+        ssl_context: For own certificate authorities; the default checks against certifi's.
+        transport: Replaces the connections, for tests and proxies. The caller closes it.
+        observer: Told about retries.
+        sleep: Replaces waiting between attempts; the default ends early when the run is cancelled.
+        random: Numbers in ``[0, 1)`` for jitter.
+        monotonic: Seconds, for deadlines.
+        clock: The present moment, for ``Retry-After`` dates.
+
+    Raises:
+        ConfigurationError: The address or a secret cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913 - one argument per independent part, all but the address optional
+        self,
+        address: HubAddress | str,
+        *,
+        operator_key: str | None = None,
+        gateway_secret: str | None = None,
+        timeouts: HubTimeouts | None = None,
+        limits: HubLimits | None = None,
+        retry: RetryPolicy | None = None,
+        http2: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        transport: httpx.BaseTransport | None = None,
+        observer: Observer = ignore_events,
+        sleep: Callable[[float], None] | None = None,
+        random: Callable[[], float] = _random.random,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._settings = _Settings(
+            operator_key=secret_text(operator_key, "operator_key"),
+            gateway_secret=secret_text(gateway_secret, "gateway_secret"),
+            timeouts=timeouts or HubTimeouts(),
+            limits=limits or HubLimits(),
+            retry=retry or RetryPolicy(),
+            sleep=sleep,
+            random=random,
+            monotonic=monotonic,
+            clock=clock,
+        )
+        parsed = address if isinstance(address, HubAddress) else HubAddress.parse(address)
+        if transport is None:
+            context = ssl_context
+            if context is None and parsed.scheme == "https":
+                context = httpx.create_ssl_context()
+            pools = [GuardedTransport(ssl_context=context, http2=http2) for _ in range(2)]
+            self._wire = _Wire(address=parsed, transport=pools[0], second=pools[1], owned=True)
+        else:
+            self._wire = _Wire(address=parsed, transport=transport, second=transport, owned=False)
+        self._bind(observer, Cancellation(), AdaptiveLimit(1024), RetryBudget())
+
+    def _bind(self, observer: Observer, cancellation: Cancellation, limit: AdaptiveLimit, budget: RetryBudget) -> None:
+        self._observer = observer
+        self._cancellation = cancellation
+        self._limit = limit
+        self._tally = _Tally()
+        self._retrier = Retrier(
+            policy=self._settings.retry,
+            budget=budget,
+            sleep=self._settings.sleep or cancellation.sleep,
+            random=self._settings.random,
+        )
+
+    def for_run(
+        self,
+        *,
+        observer: Observer,
+        cancellation: Cancellation,
+        concurrency: int,
+        budget: RetryBudget | None = None,
+    ) -> HubClient:
+        """
+        Return a client over the same connections with its own cancellation, retry budget, limit and statistics.
+
+        It need not be closed.
+        """
+        bound = object.__new__(HubClient)
+        bound._settings = self._settings
+        bound._wire = self._wire
+        bound._bind(observer, cancellation, AdaptiveLimit(concurrency), budget or RetryBudget())
+        return bound
+
+    @property
+    def address(self) -> HubAddress:
+        """Where requests go at present."""
+        return self._wire.address
+
+    @property
+    def limits(self) -> HubLimits:
+        """What is accepted from the hub."""
+        return self._settings.limits
+
+    @property
+    def stats(self) -> HubStats:
+        """What was sent and received so far."""
+        tally = self._tally
+        with tally.lock:
+            return HubStats(
+                requests=tally.requests,
+                retries=sum(tally.retries_by_kind.values()),
+                received_bytes=tally.received_bytes,
+                retries_by_kind=dict(sorted(tally.retries_by_kind.items())),
+                lowest_concurrency=self._limit.lowest,
+            )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._wire.close()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"HubClient({str(self.address)!r})"
+
+    # -- endpoints --------------------------------------------------------------------------------------------------
+
+    def health(self) -> bool:
+        """Return whether the hub says it is healthy; raises what `index_page` raises when it says nothing."""
+        value = self._read("health", "/health", loads)
+        return isinstance(value, dict) and value.get("ok") is True
+
+    def index_page(self, cursor: str = "", *, limit: int = 200) -> IndexPage:
+        """
+        Return one page of the operator's user index.
+
+        Raises:
+            ConfigurationError: This client has no operator key.
+            RejectedError: Kinds ``gateway_auth``, ``operator_key``, ``not_configured``, ``not_found``.
+            SourceUnavailableError: Kinds ``unreachable``, ``timeout``, ``connection_lost``, ``hub_unavailable``,
+                ``overloaded``, after all attempts.
+            ExportError: Kinds ``reply_not_json``, ``reply_too_large``, ``bad_reply``.
+            SourceError: Kind ``tls``.
+        """
+        if self._settings.operator_key is None:
+            message = "the user index needs the operator key"
+            hint = "pass operator_key=, the value of KNOWTATION_OPERATOR_EXPORT_KEY"
+            raise ConfigurationError(message, kind="operator_key_missing", hint=hint)
+        query = f"?limit={limit}" if not cursor else f"?cursor={quote(cursor, safe='')}&limit={limit}"
+        headers = [(b"X-Operator-Export-Key", self._settings.operator_key.encode("latin-1"))]
+        return parse_index(self._read("operator/export", f"/api/v1/operator/export{query}", loads, headers))
+
+    def vaults(self, user_id: str) -> tuple[str, ...]:
+        """Return the vault ids of a tenant, ``("default",)`` when it has none (contracts 1.7)."""
+        return parse_vaults(self._read("vaults", "/api/v1/vaults", loads, tenant_headers(user_id)))
+
+    def export(self, user_id: str, vault_id: str) -> NoteList:
+        """Return all notes of a vault."""
+        where = f"{user_id}/{vault_id}"
+        return self.read_export(user_id, vault_id, lambda body: parse_notes(loads(body), where=where))
+
+    def read_export(self, user_id: str, vault_id: str, decode: Callable[[bytes], T], *, independent: bool = False) -> T:
+        """
+        Return what *decode* makes of the reply that holds all notes of a vault.
+
+        Args:
+            user_id: The tenant.
+            vault_id: The vault.
+            decode: Called in this thread; a `JsonError` from it means the reply is read once more.
+            independent: Use other connections than the usual ones, to compare two readings.
+        """
+        headers = tenant_headers(user_id, vault_id)
+        return self._read("export", "/api/v1/export", decode, headers, independent=independent)
+
+    def note(self, user_id: str, vault_id: str, path: str) -> Note:
+        """
+        Return one note; raises `RejectedError` of kind ``not_found`` when there is none.
+
+        Paths with non-ASCII characters are never found: the hub decodes them as Latin-1 (contracts 1.8).
+        """
+        target = f"/api/v1/notes/{encode_segment(path)}"
+        return note_from_json(self._read("notes/<path>", target, loads, tenant_headers(user_id, vault_id)))[0]
+
+    def proposal_stubs(self, user_id: str, vault_id: str) -> StubList:
+        """Return the list of a vault's proposals."""
+        value = self._read("proposals", "/api/v1/proposals", loads, tenant_headers(user_id, vault_id))
+        return parse_stubs(value, where=f"{user_id}/{vault_id}")
+
+    def proposal(self, user_id: str, vault_id: str, stub: Proposal) -> ParsedProposal:
+        """
+        Return the full proposal of a stub.
+
+        A reply that is not JSON, twice in the same way, becomes the stand-in object of contracts 1.6.
+        """
+        proposal_id = str(stub["proposal_id"])
+
+        def decode(body: bytes) -> ParsedProposal:
+            parsed = parse_proposal(body, proposal_id=proposal_id, stub=stub)
+            if parsed.raw is not None:
+                raise JsonError("the proposal is not a JSON object")
+            return parsed
+
+        return self._read(
+            "proposals/<id>",
+            f"/api/v1/proposals/{encode_segment(proposal_id)}",
+            decode,
+            tenant_headers(user_id, vault_id),
+            malformed=lambda body: parse_proposal(body, proposal_id=proposal_id, stub=stub),
+        )
+
+    def preflight(self) -> PreflightReport:
+        """Tell whether an export could begin: is the hub there, and are both keys right? Failures are in the report."""
+        try:
+            healthy = self.health()
+            self.index_page(limit=1)
+        except BackupError as error:
+            return PreflightReport(address=str(self.address), status=error.kind, message=error.message, hint=error.hint)
+        if not healthy:
+            message = "the hub answers but does not call itself healthy"
+            return PreflightReport(address=str(self.address), status="unhealthy", message=message)
+        return PreflightReport(address=str(self.address), status="ok", message="the hub answers and accepts the keys")
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    def _read(  # noqa: PLR0913 - the parts of one request
+        self,
+        route: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        malformed: Callable[[bytes], T] | None = None,
+        independent: bool = False,
+    ) -> T:
+        """Send a request until it succeeds, and decode the reply; see `index_page` for the errors."""
+
+        def attempt(_number: int) -> T:
+            body = self._admitted(route, path, headers, independent=independent)
+            try:
+                return decode(body)
+            except JsonError:
+                pass
+            # A reply cut short looks like malformed data. Data is the same twice, an accident is not.
+            again = self._admitted(route, path, headers, independent=independent)
+            if again != body:
+                try:
+                    return decode(again)
+                except JsonError:
+                    raise _not_json(route, again, passing=True) from None
+            if malformed is not None:
+                return malformed(body)
+            raise _not_json(route, body, passing=False)
+
+        def on_retry(number: int, delay_seconds: float, error: BackupError) -> None:
+            self._tally.retry(error.kind)
+            fields = {"route": route, "attempt": number, "delay_seconds": round(delay_seconds, 3), "kind": error.kind}
+            self._observer(Event(name="hub.retry", fields={**fields, "status": error.context.get("status")}))
+
+        return self._retrier.call(attempt, on_retry=on_retry)
+
+    def _admitted(self, route: str, path: str, headers: Sequence[tuple[bytes, bytes]], *, independent: bool) -> bytes:
+        self._cancellation.check()
+        with self._limit.admit(self._cancellation) as current:
+            address = self._wire.address
+            reply = self._send(address, route, path, headers, independent=independent)
+            if reply.status == 503 and not error_code(reply.body) and self._switch_to_raw(address):
+                reply = self._send(self._wire.address, route, path, headers, independent=independent)
+        if reply.ok:
+            self._limit.succeeded()
+            return reply.body
+        error = reply_error(reply, secrets=self._settings.secrets, now=self._settings.clock())
+        if error.retryable:
+            self._limit.overloaded(current)
+        raise error
+
+    def _switch_to_raw(self, refused: HubAddress) -> bool:
+        """Go to the raw host from now on, if there is one; `True` when the request is worth sending again."""
+        raw = refused.raw
+        if raw is None:
+            return False
+        with self._wire.lock:
+            first = self._wire.address == refused
+            self._wire.address = raw
+        if first:
+            self._observer(Event(name="hub.raw_host", fields={"host": raw.host}))
+        return True
+
+    def _send(
+        self,
+        address: HubAddress,
+        route: str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        independent: bool,
+    ) -> HubReply:
+        timeouts = self._settings.timeouts
+        deadline = self._settings.monotonic() + timeouts.total_seconds
+        request = httpx.Request(
+            "GET",
+            address.url(path),
+            headers=[*self._common_headers(), *headers],
+            extensions={
+                "timeout": {
+                    "connect": min(timeouts.connect_seconds, timeouts.total_seconds),
+                    "read": timeouts.read_seconds,
+                    "write": timeouts.read_seconds,
+                    "pool": timeouts.total_seconds,
+                },
+                GUARD: Guard(cancellation=self._cancellation, deadline=deadline, clock=self._settings.monotonic),
+            },
+        )
+        transport = self._wire.second if independent else self._wire.transport
+        failure: BackupError
+        try:
+            response = transport.handle_request(request)
+            try:
+                body = self._body(response, route, deadline)
+            finally:
+                response.close()
+        except TRANSPORT_ERRORS as error:
+            failure = transport_error(error, route=route, host=address.host)
+        else:
+            self._tally.request(len(body))
+            return HubReply(
+                route=route,
+                status=response.status_code,
+                body=body,
+                retry_after=response.headers.get("retry-after", ""),
+                location=response.headers.get("location", ""),
+            )
+        self._tally.request(0)
+        raise failure  # outside the handler: the exception there refers to the request with its secrets
+
+    def _common_headers(self) -> list[tuple[bytes, bytes]]:
+        # Plain bodies only: a compressed one could be a bomb, and the limit would have to be checked while inflating.
+        headers = [(b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
+        if self._settings.gateway_secret is not None:
+            headers.append((b"X-Gateway-Auth", self._settings.gateway_secret.encode("latin-1")))
+        return headers
+
+    def _body(self, response: httpx.Response, route: str, deadline: float) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in {"", "identity"}:
+            message = f"the reply to {route} is compressed ({encoding[:20]}) although plain bytes were asked for"
+            raise ExportError(message, kind="encoded_reply", route=route)
+        limit = self._settings.limits.reply_bytes
+        parts: list[bytes] = []
+        received = 0
+        stream: Any = response.stream  # always the synchronous kind: our transports and injected ones are BaseTransport
+        for part in stream:
+            received += len(part)
+            if received > limit:
+                message = f"the reply to {route} is larger than {limit} bytes"
+                raise ExportError(message, kind="reply_too_large", route=route, limit_bytes=limit)
+            if self._settings.monotonic() > deadline:
+                message = f"the reply to {route} was not complete after {self._settings.timeouts.total_seconds:g} s"
+                raise SourceUnavailableError(message, kind="timeout", route=route)
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _not_json(route: str, body: bytes, *, passing: bool) -> BackupError:
+    message = f"the reply to {route} is not JSON ({len(body)} bytes)"
+    if passing:
+        return SourceUnavailableError(f"{message}, and a second reading differed", kind="reply_not_json", route=route)
+    hint = "check the hub address: a web page answers instead of the hub?" if body.lstrip()[:1] == b"<" else ""
+    return ExportError(message, kind="reply_not_json", hint=hint, route=route)

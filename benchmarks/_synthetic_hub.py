@@ -20,7 +20,7 @@ NOTE_BYTES = 20_000
 def _vault_reply(size_bytes: int) -> tuple[bytes, bytes]:
     """Return a notes reply in two parts, between which the tenant's id goes."""
     words = [f"{number:x}" for number in random.Random(7).sample(range(1 << 24), 4000)]  # noqa: S311 - filler text
-    notes = []
+    notes: list[dict[str, str]] = []
     total = 0
     while total < size_bytes:
         body = " ".join(words[(len(notes) * 31 + i) % len(words)] for i in range(NOTE_BYTES // 7))

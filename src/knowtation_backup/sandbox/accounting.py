@@ -16,7 +16,7 @@ from . import principal
 from .messages import Rejected
 
 if TYPE_CHECKING:
-    from .state import Canister, Change, Snapshot
+    from .state import Canister, CanisterSettings, Change, Snapshot
 
 __all__ = [
     "BURNED",
@@ -39,6 +39,7 @@ __all__ = [
     "ingress_cost",
     "memory_usage",
     "require_cycles",
+    "require_unfrozen_for_query",
     "snapshot_size_bytes",
 ]
 
@@ -165,11 +166,14 @@ def _change_size_bytes(change: Change) -> int:
     return _CHANGE_BYTES + len(controllers) * _PRINCIPAL_BYTES
 
 
-def _idle_cost(canister: Canister, seconds: int) -> tuple[int, int]:
+def _idle_cost(
+    canister: Canister, seconds: int, *, extra_bytes: int = 0, settings: CanisterSettings | None = None
+) -> tuple[int, int]:
     """Return the price of memory and of compute allocation for *seconds*."""
-    billed_bytes = max(memory_usage(canister)["total"], canister.settings.memory_allocation)
+    settings = settings or canister.settings
+    billed_bytes = max(memory_usage(canister)["total"] + extra_bytes, settings.memory_allocation)
     memory = billed_bytes * _GIB_SECOND_FEE * seconds >> 30
-    return memory, canister.settings.compute_allocation * _COMPUTE_PERCENT_SECOND_FEE * seconds
+    return memory, settings.compute_allocation * _COMPUTE_PERCENT_SECOND_FEE * seconds
 
 
 def idle_cycles_burned_per_day(canister: Canister) -> int:
@@ -177,10 +181,33 @@ def idle_cycles_burned_per_day(canister: Canister) -> int:
     return sum(_idle_cost(canister, _SECONDS_PER_DAY))
 
 
-def freezing_balance(canister: Canister) -> int:
-    """Return the balance below which the canister is frozen: its idle cost for the freezing threshold's duration."""
-    idle = sum(_idle_cost(canister, canister.settings.freezing_threshold))
+def freezing_balance(canister: Canister, *, extra_bytes: int = 0, settings: CanisterSettings | None = None) -> int:
+    """
+    Return the balance below which the canister is frozen: its idle cost for the duration of the freezing threshold.
+
+    Args:
+        canister: Which.
+        extra_bytes: Memory it is about to use in addition.
+        settings: What it would be under these instead of its own.
+    """
+    duration = (settings or canister.settings).freezing_threshold
+    idle = sum(_idle_cost(canister, duration, extra_bytes=extra_bytes, settings=settings))
     return max(0, idle - canister.reserved_cycles)
+
+
+def require_unfrozen_for_query(canister: Canister) -> None:
+    """
+    Refuse queries of a frozen canister.
+
+    Raises:
+        Rejected: IC0207.
+    """
+    if canister.cycles < freezing_balance(canister):
+        raise Rejected(
+            "IC0207",
+            f"Canister {principal.to_text(canister.canister_id)} is unable to process query calls because it's frozen. "
+            "Please top up the canister with cycles and try again.",
+        )
 
 
 def charge_idle(canister: Canister, now_ns: int) -> bool:

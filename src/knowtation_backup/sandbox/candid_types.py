@@ -163,7 +163,7 @@ def field_id(key: str | int) -> int:
     return result
 
 
-def _fields(fields: tuple[Field, ...] | Mapping[str, CandidType] | Mapping[int, CandidType]) -> tuple[Field, ...]:
+def _fields(fields: tuple[Field, ...] | Mapping[Any, CandidType]) -> tuple[Field, ...]:
     if isinstance(fields, tuple):
         return fields
     return tuple(sorted((Field(field_id(key), key, type_) for key, type_ in fields.items()), key=lambda item: item.id))

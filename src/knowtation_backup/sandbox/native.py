@@ -25,7 +25,7 @@ HostCallback = Callable[[Slots], None]
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_size_t
 )
-_SLOT_BYTES = 16
+_INSTANTIATION_FUEL = 1 << 40
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 _TRAP_TEXT = b"host function failed"
 
@@ -100,6 +100,7 @@ class NativeInstance:
         self._instance = ffi.wasmtime_instance_t()
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         try:
+            self.set_fuel(_INSTANTIATION_FUEL)  # active data segments cost fuel
             self._raise(
                 ffi.wasmtime_instance_new(
                     self._context,

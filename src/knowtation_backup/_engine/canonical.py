@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "JsonError", "dumps", "loads"]
+__all__ = ["MAX_DEPTH", "JsonError", "check_depth", "dumps", "loads"]
 
 MAX_DEPTH = 200
 """How deep arrays and objects may nest; far above anything a hub stores, far below the interpreter's limit."""
@@ -91,7 +91,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         raise JsonError(f"the JSON text is nested deeper than {max_depth} levels") from error
     except (ValueError, InvalidOperation):
         value = _loads_slowly(data, max_depth)  # lone surrogates, huge integers, or really not JSON: this one decides
-    _check_depth(value, max_depth)
+    check_depth(value, max_depth)
     return value
 
 
@@ -202,7 +202,8 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise JsonError("NaN and Infinity are not JSON")
 
 
-def _check_depth(value: Any, remaining: int) -> None:
+def check_depth(value: Any, remaining: int = MAX_DEPTH) -> None:
+    """Raise `JsonError` when a decoded *value* nests more than *remaining* levels deep."""
     if isinstance(value, dict):
         items: Any = value.values()
     elif isinstance(value, list):
@@ -213,4 +214,4 @@ def _check_depth(value: Any, remaining: int) -> None:
         raise JsonError("the JSON text is nested too deeply")
     for item in items:
         if isinstance(item, dict | list):
-            _check_depth(item, remaining - 1)
+            check_depth(item, remaining - 1)

@@ -53,8 +53,8 @@ __all__ = [
 ]
 
 _CONTEXT = b"knowtation-content-v1"
-_LEAF = hashlib.sha256(_CONTEXT + b"\x00")
-_NODE = hashlib.sha256(_CONTEXT + b"\x01")
+_LEAF = _CONTEXT + b"\x00"
+_NODE = _CONTEXT + b"\x01"
 _EMPTY = hashlib.sha256(_CONTEXT + b"\x04").digest()
 _HASH_BYTES = 32
 
@@ -86,15 +86,12 @@ class Record:
     @property
     def sort_key(self) -> bytes:
         """Bytes that order the records of one tenant; parts end with 00 01, a NUL inside becomes 00 FF."""
-        return b"".join((_RANK[self.kind], _sortable(self.vault_id), _sortable(self.name)))
+        return _RANK[self.kind] + _sortable(self.vault_id) + _sortable(self.name)
 
     @property
     def leaf_hash(self) -> bytes:
         """The leaf of this record in its tenant's tree, 32 bytes."""
-        digest = _LEAF.copy()
-        digest.update(len(self.line).to_bytes(8, "big"))
-        digest.update(self.line)
-        return digest.digest()
+        return _leaf_hash(self.line)
 
 
 def tenant_record(user_id: str) -> Record:
@@ -111,7 +108,7 @@ def vault_record(user_id: str, vault_id: str) -> Record:
 
 def note_record(user_id: str, vault_id: str, note: Note) -> Record:
     """Return the record of one note."""
-    line = dumps({"type": "note", "user_id": user_id, "vault_id": vault_id, **note.to_json()})
+    line = _note_head(user_id, vault_id) + note.to_bytes()[1:]
     return Record(kind=RecordKind.NOTE, user_id=user_id, vault_id=vault_id, name=note.path, line=line)
 
 
@@ -200,7 +197,15 @@ class TenantContent:
 
     def add_note(self, vault_id: str, note: Note) -> None:
         """Add a note of a vault."""
-        self.add(note_record(self.user_id, vault_id, note))
+        self.add_notes(vault_id, (note,))
+
+    def add_notes(self, vault_id: str, notes: Iterable[Note]) -> None:
+        """Add many notes of one vault: the same as one by one, in half the time."""
+        head = _note_head(self.user_id, vault_id)
+        key = _RANK[RecordKind.NOTE] + _sortable(vault_id)
+        entries = [key + _sortable(note.path) + _leaf_hash(head + note.to_bytes()[1:]) for note in notes]
+        self._entries += entries
+        self._counts[RecordKind.NOTE] += len(entries)
 
     def add_proposal(self, proposal: Proposal) -> None:
         """Add a proposal, full or stand-in."""
@@ -364,15 +369,20 @@ def _sortable(text: str) -> bytes:
     return _utf8(text).replace(b"\x00", b"\x00\xff") + b"\x00\x01"
 
 
+def _note_head(user_id: str, vault_id: str) -> bytes:
+    return dumps({"type": "note", "user_id": user_id, "vault_id": vault_id})[:-1] + b","
+
+
+def _leaf_hash(line: bytes) -> bytes:
+    return hashlib.sha256(b"%b%b%b" % (_LEAF, len(line).to_bytes(8, "big"), line)).digest()
+
+
 def _hash(tag: int, *parts: bytes) -> bytes:
     return hashlib.sha256(b"".join((_CONTEXT, bytes([tag]), *parts))).digest()
 
 
 def _node(left: bytes, right: bytes) -> bytes:
-    digest = _NODE.copy()
-    digest.update(left)
-    digest.update(right)
-    return digest.digest()
+    return hashlib.sha256(_NODE + left + right).digest()
 
 
 def _tenant_hash(user_id: str, records: int, top: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+import msgspec
 
 from .._engine.canonical import JsonError, dumps, loads
 from ..errors import ExportError
@@ -49,22 +50,42 @@ PREVIEW_KEY = "_knowtation_backup_upstream_preview"
 PREVIEW_UNITS = 4000
 """Length of the preview in UTF-16 units, as in existing files."""
 
+_encoder = msgspec.json.Encoder()
+
 Proposal = dict[str, Any]
 """A proposal as the hub sent it: a JSON object, keys in the order received."""
 
 
-@attrs.frozen(kw_only=True)
-class Note:
-    """One note; all three are kept exactly, including lone surrogates, NUL and CRLF."""
+class Note(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """
+    One note; all three texts are kept exactly, including lone surrogates, NUL and CRLF.
+
+    A msgspec structure, not an attrs class, because notes are made and written by the million.
+
+    Args:
+        path: Where the note lies in its vault.
+        frontmatter: Text, usually of a JSON object, sometimes YAML or anything else; never interpreted here.
+        body: The note without its front matter.
+    """
 
     path: str
-    frontmatter: str = attrs.field(repr=False)
-    """Text, usually of a JSON object, sometimes YAML or anything else; never interpreted here."""
-    body: str = attrs.field(repr=False)
+    frontmatter: str
+    body: str
+
+    def __repr__(self) -> str:
+        """Return the path alone: content stays out of logs."""
+        return f"Note(path={self.path!r})"
 
     def to_json(self) -> dict[str, str]:
         """Return the object payloads hold, in their key order."""
         return {"path": self.path, "frontmatter": self.frontmatter, "body": self.body}
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of `to_json`."""
+        try:
+            return _encoder.encode(self)
+        except UnicodeEncodeError:  # a lone surrogate
+            return dumps(self.to_json())
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@ Compare a payload with the details recorded when it was written, and cut single 
 
 Details are a JSON object. The keys used here, all others are ignored::
 
-    payload_sha256, payload_size_bytes      over the plain payload
+    payload_sha256, payload_size_bytes      over the opened payload
     content_root                            see `records`
     counts    {tenants, vaults, notes, proposals}
     tenants   [{user_id, offset, size_bytes, sha256, content_root, vaults, notes, proposals}]
@@ -55,9 +55,10 @@ def verify_payload(
     """
     Read a plain payload once and return every way in which it differs from its details.
 
-    Findings: ``payload_size``, ``payload_digest``, ``payload_unreadable`` (names the tenant being read; then no
-    counts or roots are compared), ``counts``, ``content_root``, ``tenant_missing``, ``tenant_unexpected``, ``tenant_content`` (each names its tenant),
-    and ``details_incomplete`` when the details lack something to compare with. An empty list means all is as recorded.
+    Findings: ``payload_size``, ``payload_digest``, ``payload_unreadable`` (names the tenant being read; then no counts
+    or roots are compared), ``counts``, ``content_root``, ``tenant_missing``, ``tenant_unexpected``, ``tenant_content``
+    (these name their tenant), and ``details_incomplete`` when the details lack something to compare with. An empty list
+    means all is as recorded.
 
     Args:
         chunks: The opened payload; what it raises passes through, so *unreadable* is never reported as *damaged*.

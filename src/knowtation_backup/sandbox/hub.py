@@ -101,7 +101,8 @@ class SandboxHub:
             network: Where to.
             operator_key: Secret of the operator index; empty leaves it unset, then the index answers 503.
             gateway_secret: Secret every request must carry; empty means none is needed.
-            controller: Principal that may change settings, seed, and write attestations; `None` for the network's operator.
+            controller: Principal that may change settings, seed, and write attestations; `None` for the network's
+                operator.
 
         Raises:
             Rejected: The network refused a step.

@@ -101,23 +101,28 @@ class Ktb1Codec(EncryptionCodec):
                 from the start, and before any *changed* byte is when they changed between the two passes.
         """
         codes = _Codes()
-        for _ in self._pass(read, codes):
-            pass
-        codes.check = True
-        yield from self._pass(read, codes)
-
-    def _pass(self, read: ReadBlob, codes: _Codes) -> Iterator[bytes]:
-        """Decrypt everything in pieces, each known to *codes* first; check the tag at the end."""
-        sealed = _Sealed(read())
-        with contextlib.closing(sealed):
+        scratch = bytearray(_PIECE_BYTES + _TAG_BYTES)
+        with contextlib.closing(_Sealed(read())) as sealed:
             decryptor = self._decryptor(sealed)
             for number, piece in enumerate(sealed.pieces()):
                 codes.note(number, piece)
+                decryptor.update_into(piece, scratch)  # plaintext nobody may see yet; only the tag counts
+            self._check_tag(decryptor, sealed.tag)
+        with contextlib.closing(_Sealed(read())) as sealed:
+            decryptor = self._decryptor(sealed)
+            for number, piece in enumerate(sealed.pieces()):
+                codes.check(number, piece)
                 yield decryptor.update(piece)
-            try:
-                decryptor.finalize_with_tag(sealed.tag)
-            except InvalidTag as error:
-                raise _tampered(self._key.key_id) from error
+            self._check_tag(decryptor, sealed.tag)
+
+    def _check_tag(self, decryptor: AEADDecryptionContext, tag: bytes) -> None:
+        try:
+            decryptor.finalize_with_tag(tag)
+        except InvalidTag as error:
+            key_id = self._key.key_id
+            message = f"the tag does not match under key {key_id}: wrong key, or the sealed bytes were changed"
+            hint = "try the other keys you have; if none fits, use another copy"
+            raise TamperedError(message, hint=hint, key_id=key_id) from error
 
     def _decryptor(self, sealed: _Sealed) -> AEADDecryptionContext:
         head = sealed.head()
@@ -139,13 +144,16 @@ class _Codes:
     def __init__(self) -> None:
         self._mac = AESGCM(secrets.token_bytes(32))
         self._noted = bytearray()
-        self.check = False
 
-    def note(self, number: int, piece: bytes) -> None:
-        code = self._mac.encrypt(number.to_bytes(_IV_BYTES, "big"), b"", piece)
-        if not self.check:
-            self._noted += code
-        elif not secrets.compare_digest(self._noted[number * _TAG_BYTES : (number + 1) * _TAG_BYTES], code):
+    def _code(self, number: int, piece: memoryview) -> bytes:
+        return self._mac.encrypt(number.to_bytes(_IV_BYTES, "big"), b"", piece)
+
+    def note(self, number: int, piece: memoryview) -> None:
+        self._noted += self._code(number, piece)
+
+    def check(self, number: int, piece: memoryview) -> None:
+        noted = self._noted[number * _TAG_BYTES : (number + 1) * _TAG_BYTES]
+        if not secrets.compare_digest(noted, self._code(number, piece)):
             message = "the sealed bytes changed while they were being opened"
             raise TamperedError(message, kind="changed_while_reading", piece=number)
 
@@ -155,7 +163,9 @@ class _Sealed:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._pending = bytearray()
+        self._rest = memoryview(b"")
+        self._buffer = memoryview(bytearray(_PIECE_BYTES + _TAG_BYTES))
+        self._filled = 0
         self.tag = b""
         """Valid once `pieces` is exhausted."""
 
@@ -166,45 +176,48 @@ class _Sealed:
             close()
 
     def _fill(self, size_bytes: int) -> None:
-        while len(self._pending) < size_bytes:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return
-            self._pending += chunk
+        """Have *size_bytes* in the buffer, fewer only when there are no more."""
+        while self._filled < size_bytes:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return
+                self._rest = memoryview(chunk)
+            taken = min(len(self._rest), size_bytes - self._filled)
+            self._buffer[self._filled : self._filled + taken] = self._rest[:taken]
+            self._rest = self._rest[taken:]
+            self._filled += taken
 
     def head(self) -> bytes:
         """Return the first 16 bytes, fewer only when there are no more."""
         self._fill(_HEAD_BYTES)
-        head = bytes(self._pending[:_HEAD_BYTES])
-        del self._pending[:_HEAD_BYTES]
+        head = bytes(self._buffer[: self._filled])
+        self._filled = 0
         return head
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the ciphertext in pieces of 1 MiB, the last one shorter and never empty."""
+    def pieces(self) -> Iterator[memoryview]:
+        """Yield the ciphertext in pieces of 1 MiB, the last one shorter and never empty; each valid until the next."""
         total = 0
         while True:
-            self._fill(_PIECE_BYTES + _TAG_BYTES)
-            if len(self._pending) < _TAG_BYTES:
-                raise _too_short(_HEAD_BYTES + len(self._pending))
-            piece = bytes(self._pending[: min(_PIECE_BYTES, len(self._pending) - _TAG_BYTES)])
-            total += len(piece)
+            self._fill(len(self._buffer))
+            if self._filled < _TAG_BYTES:
+                raise _too_short(_HEAD_BYTES + self._filled)
+            length = self._filled - _TAG_BYTES
+            total += length
             if total > MAX_PLAINTEXT_BYTES:
                 raise UnsupportedFormatError("these bytes are longer than any KTB1 file", kind="payload_too_large")
-            if not piece:
-                self.tag = bytes(self._pending)
+            tail = bytes(self._buffer[length : self._filled])
+            if not length:
+                self.tag = tail
                 return
-            del self._pending[: len(piece)]
-            yield piece
+            yield self._buffer[:length]
+            self._buffer[:_TAG_BYTES] = tail
+            self._filled = _TAG_BYTES
 
 
 def _too_short(size_bytes: int) -> TruncatedError:
     message = f"a KTB1 file has at least {_HEAD_BYTES + _TAG_BYTES} bytes; this one has {size_bytes}"
     return TruncatedError(message, hint="the file was cut; use another copy", size_bytes=size_bytes)
-
-
-def _tampered(key_id: str) -> TamperedError:
-    message = f"the authentication tag does not match under key {key_id}: wrong key, or the sealed bytes were changed"
-    return TamperedError(message, hint="try the other keys you have; if none fits, use another copy", key_id=key_id)
 
 
 def decrypt_file(source: str | os.PathLike[str], target: str | os.PathLike[str], key: EncryptionKey) -> int:

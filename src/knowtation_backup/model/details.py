@@ -94,6 +94,16 @@ class ArchiveDetails:
                 raise _damaged(error.message) from error
             raise _damaged(f"{type(error).__name__} at {str(error)[:80]!r}") from error
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a payload is compared with: `capture`, ``counts``, ``payload_size_bytes`` and ``payload_sha256``."""
+        return {
+            **self.capture,
+            "counts": self.counts,
+            "payload_size_bytes": self.payload_bytes,
+            "payload_sha256": self.payload_sha256,
+        }
+
     def differences(self, manifest: Manifest) -> list[Finding]:
         """Return a finding for every field in which the clear manifest contradicts these details."""
         pairs = (

@@ -42,6 +42,14 @@ class ArchiveInfo:
     managed: bool = True
     """Whether retention may count and remove it; `False` for files of other tools, which are only listed."""
 
+    number: int = 0
+    """Of archives that bear the same stamp, the larger is the newer."""
+
+    @property
+    def age_key(self) -> tuple[dt.datetime, int, str]:
+        """Sorts archives from the oldest to the newest."""
+        return (self.taken_at, self.number, self.archive_id)
+
     @property
     def has_manifest(self) -> bool:
         """Whether a manifest of ours is there, readable or not; archives of other tools have none."""

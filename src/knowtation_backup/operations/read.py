@@ -1,0 +1,239 @@
+"""Read archives back: the manifest, the details, and the payload as verified plaintext."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from ..contracts import ArchiveSink, EncryptionCodec
+from ..errors import (
+    BackupError,
+    BlobNotFoundError,
+    ConfigurationError,
+    DigestMismatchError,
+    IntegrityError,
+    ManifestError,
+    NoMatchingKeyError,
+    TamperedError,
+    TruncatedError,
+    UnsupportedFormatError,
+)
+from ..model.blobs import BlobRef
+from ..model.details import ArchiveDetails
+from ..model.manifest import DETAILS_NAME, SIDE_PREFIX, Manifest, manifest_key, side_key
+from .metering import Meter
+
+__all__ = ["codec_for", "open_blob", "read", "read_details", "read_manifest", "read_side_file"]
+
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_DETAILS_BYTES = 512 << 20
+
+
+def read_manifest(sink: ArchiveSink, archive_id: str) -> Manifest:
+    """
+    Return the manifest of an archive.
+
+    Raises:
+        BlobNotFoundError: There is no such archive, or it was never finished.
+        ManifestError: The manifest is damaged or belongs to another archive.
+        UnsupportedFormatError: A newer release wrote it.
+        SinkUnavailableError: The store could not be reached.
+    """
+    try:
+        data = sink.read_all(manifest_key(archive_id), limit_bytes=MAX_MANIFEST_BYTES)
+    except BlobNotFoundError as error:
+        message = f"there is no finished archive {archive_id} in {sink.location}"
+        raise BlobNotFoundError(message, hint="list the archives", archive_id=archive_id) from error
+    except ConfigurationError as error:
+        if error.kind != "blob_too_large":
+            raise
+        raise ManifestError(f"the manifest of {archive_id} is too large to be one", archive_id=archive_id) from error
+    manifest = Manifest.from_bytes(data)
+    if manifest.archive_id != archive_id or not all(
+        ref.key.startswith(f"{SIDE_PREFIX}{archive_id}/") for ref in manifest.side
+    ):
+        message = f"the manifest of {archive_id} names blobs of another archive ({manifest.archive_id})"
+        raise ManifestError(message, kind="manifest_of_another_archive", archive_id=archive_id)
+    return manifest
+
+
+def codec_for(manifest: Manifest, codec: EncryptionCodec | None) -> EncryptionCodec | None:
+    """
+    Return the codec that opens the blobs of an archive, `None` when they are not sealed.
+
+    Raises:
+        NoMatchingKeyError: The archive is sealed with another key, or no codec was given.
+        UnsupportedFormatError: It went through something other than this one codec.
+    """
+    if not manifest.codecs:
+        return None
+    names = " then ".join(spec.name for spec in manifest.codecs)
+    wanted = manifest.codecs[0].key_id
+    if codec is None:
+        message = f"archive {manifest.archive_id} is sealed ({names}, key {wanted}) and no key was given"
+        raise NoMatchingKeyError(message, hint="pass the codec with its key", wanted=wanted)
+    if len(manifest.codecs) > 1 or manifest.codecs[0].name != codec.spec.name:
+        message = f"archive {manifest.archive_id} went through {names}; the codec given is {codec.spec.name}"
+        raise UnsupportedFormatError(message, kind="other_codec")
+    given = codec.spec.key_id
+    if None not in {wanted, given} and wanted != given:
+        message = f"archive {manifest.archive_id} is sealed with key {wanted}; the key given is {given}"
+        raise NoMatchingKeyError(message, hint="use the other key", wanted=wanted, given=given)
+    return codec
+
+
+def open_blob(sink: ArchiveSink, ref: BlobRef, codec: EncryptionCodec | None) -> Iterator[bytes]:
+    """
+    Yield the plaintext of one stored blob after its stored digest, and its tag if it is sealed, were checked.
+
+    Reads the blob twice.
+
+    Args:
+        sink: Where it is.
+        ref: What the manifest says of it.
+        codec: As `codec_for` returned.
+
+    Raises:
+        BlobNotFoundError: The blob is gone.
+        TruncatedError: It has fewer bytes than the manifest says.
+        DigestMismatchError: It has other bytes than the manifest says.
+        TamperedError: The stored bytes are as written and yet do not open.
+        SinkUnavailableError: The store could not be reached.
+    """
+    passes = _Passes(sink, ref)
+    try:
+        if codec is None:
+            passes.finish_first()
+            yield from passes.check_again()
+        else:
+            yield from codec.open(passes)
+    except (UnsupportedFormatError, TruncatedError, TamperedError) as error:
+        # Say what is wrong with the stored bytes, if something is, rather than what opening made of them.
+        try:
+            passes.finish_first()
+        except (TruncatedError, DigestMismatchError) as cause:
+            raise cause from error
+        raise
+    finally:
+        passes.close()
+
+
+class _Passes:
+    """
+    Reads of one stored blob; the first ends with an error unless size and digest are those of the manifest.
+
+    As a `ReadBlob` it can be called as often as opening needs.
+    """
+
+    def __init__(self, sink: ArchiveSink, ref: BlobRef) -> None:
+        self._sink = sink
+        self._ref = ref
+        self._first: Meter | None = None
+        self._error: IntegrityError | None = None
+        self._settled = False
+
+    def __call__(self) -> Iterator[bytes]:
+        if self._first is None:
+            self._first = Meter(self._sink.read(self._ref.key))
+            return self._checked(self._first)
+        return self._sink.read(self._ref.key)
+
+    def _checked(self, first: Meter) -> Iterator[bytes]:
+        # Not `yield from`: whoever stops early would close the read, and `finish_first` could not go on.
+        while (chunk := next(first, None)) is not None:
+            yield chunk
+        self.finish_first()
+
+    def finish_first(self) -> None:
+        """Read what is left of the first pass and check it; repeats its verdict."""
+        if self._first is None:
+            self()
+        if self._first is not None and not self._settled:
+            self._first.drain()
+            self._settled = True
+            self._error = _mismatch(self._ref, self._first)
+        if self._error is not None:
+            raise self._error
+
+    def check_again(self) -> Iterator[bytes]:
+        """Yield everything, and end with an error if the bytes are no longer those of the first pass."""
+        again = Meter(self._sink.read(self._ref.key))
+        with contextlib.closing(again):
+            yield from again
+            error = _mismatch(self._ref, again)
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        if self._first is not None:
+            self._first.close()
+
+
+def _mismatch(ref: BlobRef, read: Meter) -> IntegrityError | None:
+    hint = "use another copy of the archive"
+    if read.size_bytes < ref.size_bytes:
+        message = f"{ref.key} has {read.size_bytes} bytes, the manifest says {ref.size_bytes}"
+        return TruncatedError(message, hint=hint, key=ref.key)
+    if (read.size_bytes, read.sha256) != (ref.size_bytes, ref.sha256):
+        message = f"{ref.key} has {read.size_bytes} bytes of sha256 {read.sha256}, the manifest says {ref.sha256}"
+        return DigestMismatchError(message, hint=hint, key=ref.key)
+    return None
+
+
+def read(sink: ArchiveSink, archive_id: str, codec: EncryptionCodec | None = None) -> Iterator[bytes]:
+    """
+    Yield the payload of an archive: plaintext that was checked before the first byte.
+
+    Constant memory. What an interrupted iteration yielded is genuine but not all.
+
+    Args:
+        sink: Where the archive is.
+        archive_id: As `list_archives` names it.
+        codec: Opens sealed archives.
+
+    Raises:
+        BlobNotFoundError: There is no such archive, or its artifact is gone.
+        IntegrityError: Stored bytes are not those that were written.
+        DecryptionError: The key does not fit, or the sealed bytes were changed.
+        SinkUnavailableError: The store could not be reached.
+    """
+    manifest = read_manifest(sink, archive_id)
+    yield from open_blob(sink, manifest.artifact, codec_for(manifest, codec))
+
+
+def read_side_file(
+    sink: ArchiveSink, manifest: Manifest, name: str, codec: EncryptionCodec | None = None, *, limit_bytes: int
+) -> bytes:
+    """
+    Return the plaintext of one side file.
+
+    Args:
+        sink: Where the archive is.
+        manifest: Of the archive.
+        name: Its name without the codec's suffix, for example ``details.json``.
+        codec: Opens sealed archives.
+        limit_bytes: Larger ones are refused.
+
+    Raises:
+        BlobNotFoundError: The manifest names no such side file, or it is gone.
+        IntegrityError: Stored bytes are not those that were written.
+        DecryptionError: The key does not fit, or the sealed bytes were changed.
+    """
+    opener = codec_for(manifest, codec)
+    key = side_key(manifest.archive_id, name) + (opener.suffix if opener else "")
+    ref = next((ref for ref in manifest.side if ref.key == key), None)
+    if ref is None:
+        raise BlobNotFoundError(f"archive {manifest.archive_id} has no side file {name}", key=key)
+    if ref.size_bytes > limit_bytes + 4096:
+        raise ConfigurationError(f"{key} is larger than the {limit_bytes} bytes expected", kind="blob_too_large")
+    return b"".join(open_blob(sink, ref, opener))
+
+
+def read_details(sink: ArchiveSink, manifest: Manifest, codec: EncryptionCodec | None = None) -> ArchiveDetails:
+    """Return what the capture found; raises like `read_side_file`, and `IntegrityError` for malformed details."""
+    try:
+        data = read_side_file(sink, manifest, DETAILS_NAME, codec, limit_bytes=MAX_DETAILS_BYTES)
+        return ArchiveDetails.from_bytes(data)
+    except BackupError as error:
+        error.context.setdefault("archive_id", manifest.archive_id)
+        raise

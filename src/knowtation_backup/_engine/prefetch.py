@@ -23,7 +23,7 @@ import collections
 import functools
 import heapq
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import attrs
@@ -34,27 +34,28 @@ from .cancellation import Cancellation
 __all__ = ["Done", "Step", "prefetch", "run_in_order"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 A = TypeVar("A")
 
 
 @attrs.frozen(eq=False)
-class Step(Generic[T]):
+class Step(Generic[T_co]):
     """
     One unit of work.
 
     ``after`` names sibling steps, earlier in the sequence, that must have finished before this one starts.
     """
 
-    work: Callable[[], Done[T]]
-    after: Sequence[Step[T]] = ()
+    work: Callable[[], Done[T_co]]
+    after: Sequence[Step[T_co]] = ()
 
 
 @attrs.frozen
-class Done(Generic[T]):
+class Done(Generic[T_co]):
     """What a step leaves: values at its place, then further steps, and how much memory the values hold."""
 
-    values: Sequence[T] = ()
-    then: Sequence[Step[T]] = ()
+    values: Sequence[T_co] = ()
+    then: Sequence[Step[T_co]] = ()
     size_bytes: int = 0
 
 
@@ -83,7 +84,7 @@ def run_in_order(
     window: int,
     budget_bytes: int,
     cancellation: Cancellation,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """
     Run *steps* and everything they open into, and yield their values in sequence order.
 
@@ -102,10 +103,14 @@ def run_in_order(
         message = f"workers, window and budget must be at least 1; got {workers}, {window} and {budget_bytes}"
         raise ConfigurationError(message, kind="bad_concurrency")
     run = _Run(iter(steps), workers=workers, window=window, budget_bytes=budget_bytes, cancellation=cancellation)
+    early = True
     try:
         while (values := run.next_values()) is not None:
             yield from values
+        early = False
     finally:
+        if early:
+            cancellation.cancel()
         run.close()
 
 
@@ -116,7 +121,7 @@ def prefetch(
     workers: int,
     window: int,
     cancellation: Cancellation | None = None,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """
     Yield ``function(item)`` for every item, in order, computed by threads; at most *window* results wait in memory.
 
@@ -197,7 +202,6 @@ class _Run(Generic[T]):
     def close(self) -> None:
         with self._progress:
             self._closed = True
-            self._cancellation.cancel()
             self._work.notify_all()
         for thread in self._threads:
             thread.join()

@@ -78,7 +78,9 @@ class Compiler:
         return compiled
 
     def _path(self, module: WasmModule) -> Path:
-        version = f"{importlib.metadata.version('wasmtime')} {platform.machine()} {platform.system()} {_REWRITE_VERSION}"
+        version = (
+            f"{importlib.metadata.version('wasmtime')} {platform.machine()} {platform.system()} {_REWRITE_VERSION}"
+        )
         tag = hashlib.sha256(version.encode()).hexdigest()[:16]
         return Path(self._directory or "", f"{module.hash.hex()}-{tag}.cwasm")
 

@@ -8,42 +8,50 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from . import accounting, principal
 from .compiler import Compiler
+from .effects import (
+    MAX_WASM32_BYTES,
+    MAX_WASM64_BYTES,
+    apply_effects,
+    code_of,
+    from_canister,
+    keep_logs,
+    read_outcome,
+    update_hook_status,
+)
 from .execution import UNREPLICATED, InstructionLimits, Message, Mode, Outcome
-from .heap import CopiedHeap, Heap, HeapStatistics, MappedHeap, PageTables, SavedPages, mapping_supported
+from .heap import CopiedHeap, Heap, HeapStatistics, MappedHeap, SavedPages
 from .images import MemoryImage
 from .instance import Instance
 from .messages import Rejected
+from .page_tables import PageTables, mapping_supported
+from .sessions import LiveCanister, QuerySession
 from .stable import StableMemory
-from .state import Canister, CodeState, GlobalValue, LogRecord
+from .state import Canister, CodeState, GlobalValue
 from .system_api import Environment, SystemApi, check_imports
 from .wasm_module import START_EXPORT, WasmModule, parse_wasm_module
 
 if TYPE_CHECKING:
     from .clock import SandboxClock
 
-__all__ = ["Engine", "Isolation", "QuerySession", "low_memory"]
+__all__ = ["Engine", "Isolation"]
 
 Isolation = Literal["auto", "mapped", "copy"]
 
 _LIMITED_MODES: Final = frozenset({Mode.UPDATE, Mode.INIT, Mode.SYSTEM})
 """Modes in which ``wasm_memory_limit`` is enforced; callbacks and upgrades must be able to finish."""
-_MAX_WASM32_BYTES: Final = 4 << 30
-_MAX_WASM64_BYTES: Final = 6 << 30
-_TRAP_CODES: Final = frozenset({"IC0502", "IC0503", "IC0504", "IC0522", "IC0539"})
 
 
 class Engine:
     """
     Executes Wasm. Every operation is atomic: when it fails, the canister is exactly as before, its log apart.
 
-    Division of work: the engine sets ``code``, ``certified_data``, ``global_timer``, ``version`` (+1 for install, reinstall,
-    upgrade, uninstall, load and every successful message), ``last_install_at``, ``hook_status`` and the ``logs`` (cleared by
-    reinstall and uninstall). Management does history, controllers, open call contexts (`Replica.reject_open_contexts`),
-    cycles for instructions (the returned count) and ``version`` for settings, start and stop. Images in ``canister.code``
-    belong to the engine: it closes replaced ones. One instance per canister is kept alive; a changed ``canister.code``
-    is noticed.
+    Division of work: the engine sets ``code``, ``certified_data``, ``global_timer``, ``version`` (+1 for install,
+    reinstall, upgrade, uninstall, load and every successful message), ``last_install_at``, ``hook_status`` and the
+    ``logs`` (cleared by reinstall and uninstall). Management does history, controllers, open call contexts
+    (`Replica.reject_open_contexts`), cycles for instructions (the returned count) and ``version`` for settings, start
+    and stop. Images in ``canister.code`` belong to the engine: it closes replaced ones. One instance per canister is
+    kept alive; a changed ``canister.code`` is noticed.
 
     Not synchronised: callers hold the replica's execution lock.
 
@@ -76,7 +84,7 @@ class Engine:
         self._environment = Environment(clock=clock, subnet_id=subnet_id, root_key_der=root_key_der)
         self._compiler = Compiler(cache_directory)
         self._tables = PageTables() if self.isolation == "mapped" else None
-        self._live: collections.OrderedDict[bytes, _Live] = collections.OrderedDict()
+        self._live: collections.OrderedDict[bytes, LiveCanister] = collections.OrderedDict()
         self._max_instances = max_instances
 
     def close(self) -> None:
@@ -128,13 +136,13 @@ class Engine:
                 live.instance.close()
         api = live.instance.api
         if failure is not None:
-            outcome.failure = _from_canister(canister, failure)
+            outcome.failure = from_canister(canister, failure)
         else:
-            _read_outcome(api, outcome)
+            read_outcome(api, outcome)
         if api.replicated:
-            _keep_logs(canister, api, failure)
+            keep_logs(canister, api, failure)
             if failure is None:
-                _apply_effects(canister, api)
+                apply_effects(canister, api)
                 canister.version += 1
         return outcome
 
@@ -145,9 +153,11 @@ class Engine:
         Raises:
             Rejected: IC0537, the canister has no code.
         """
-        code = _code(canister)
+        code = code_of(canister)
         instance = self._instance(canister, code.module, code.heap, code.global_values)
-        return QuerySession(canister, _Live(instance, code, StableMemory(code.stable, private=True)), self.limits)
+        return QuerySession(
+            canister, LiveCanister(instance, code, StableMemory(code.stable, private=True)), self.limits
+        )
 
     def install(self, canister: Canister, module: WasmModule, arg: bytes, caller: bytes) -> int:
         """
@@ -193,7 +203,7 @@ class Engine:
             Rejected: A hook trapped, or the option does not fit enhanced orthogonal persistence (IC0504, the replica's
                 code for it as far as we know); nothing changed.
         """
-        keep = _keep_memory(_code(canister).module, module, wasm_memory_persistence)
+        keep = _keep_memory(code_of(canister).module, module, wasm_memory_persistence)
         live = self._check_out(canister)
         done = False
         try:
@@ -202,9 +212,9 @@ class Engine:
                 message = Message(mode=Mode.PRE_UPGRADE, entry="canister_pre_upgrade", caller=caller)
                 failure, used = live.instance.run(message, stable=live.stable, fuel_limit=self.limits.install)
                 api = live.instance.api
-                _keep_logs(canister, api, failure)
+                keep_logs(canister, api, failure)
                 if failure is not None:
-                    raise _from_canister(canister, failure)
+                    raise from_canister(canister, failure)
             used = self._replace_code(
                 canister,
                 module,
@@ -249,7 +259,7 @@ class Engine:
         if [value.kind for value in code.global_values] != [slot.kind for slot in module.global_slots]:
             text = "Wasm exported globals of canister module and snapshot metadata do not match."
             raise Rejected("IC0408", text)
-        limit = _MAX_WASM64_BYTES if module.memory64 else _MAX_WASM32_BYTES
+        limit = MAX_WASM64_BYTES if module.memory64 else MAX_WASM32_BYTES
         if not module.memory_minimum_bytes <= code.heap.size_bytes <= (limit if module.has_memory else 0):
             text = (
                 f"Wasm memory of {code.heap.size_bytes} bytes does not fit the canister module "
@@ -260,7 +270,7 @@ class Engine:
             # Proves that module and memory go together before the old state is given up.
             instance = self._instance(canister, module, code.heap, code.global_values)
         except Exception as error:
-            raise _from_canister(canister, Rejected("IC0521", f"Failed to apply snapshot: {error}")) from error
+            raise from_canister(canister, Rejected("IC0521", f"Failed to apply snapshot: {error}")) from error
         self._forget(canister)
         if canister.code:
             canister.code.heap.close()
@@ -269,7 +279,7 @@ class Engine:
         canister.certified_data = certified_data
         canister.last_install_at = self._clock.now_ns()
         canister.version += 1
-        self._check_in(canister, _Live(instance, code, StableMemory(code.stable)))
+        self._check_in(canister, LiveCanister(instance, code, StableMemory(code.stable)))
 
     def _replace_code(  # noqa: PLR0913 - one operation, three callers
         self,
@@ -309,9 +319,9 @@ class Engine:
                 used += instructions
                 api = instance.api
                 failure = failure or self._size_failure(canister, instance, 0, mode)
-                _keep_logs(canister, api, failure)
+                keep_logs(canister, api, failure)
                 if failure is not None:
-                    raise _from_canister(canister, failure)  # noqa: TRY301 - the handler frees what was made
+                    raise from_canister(canister, failure)  # noqa: TRY301 - the handler frees what was made
             values: list[GlobalValue] = []
             written = instance.commit(values) + stable.commit()
         except BaseException:
@@ -324,9 +334,9 @@ class Engine:
             raise
         self._adopt(canister, CodeState(module=module, heap=heap, stable=stable.image, global_values=values), hook)
         if api is not None:
-            _apply_effects(canister, api)
+            apply_effects(canister, api)
         canister.heap_delta_debit += written
-        self._check_in(canister, _Live(instance, _code(canister), stable))
+        self._check_in(canister, LiveCanister(instance, code_of(canister), stable))
         return used
 
     def _adopt(self, canister: Canister, code: CodeState, hook: str) -> None:
@@ -345,7 +355,7 @@ class Engine:
         canister.global_timer = 0
         canister.version += 1
         canister.last_install_at = self._clock.now_ns()
-        _update_hook_status(canister)
+        update_hook_status(canister)
 
     def _instance(
         self,
@@ -373,19 +383,19 @@ class Engine:
             return MappedHeap(image, self.statistics, self._tables)
         return CopiedHeap(image, self.statistics)
 
-    def _check_out(self, canister: Canister) -> _Live:
+    def _check_out(self, canister: Canister) -> LiveCanister:
         """Take the canister's instance out of the pool, or make one; whoever takes it checks it in or closes it."""
-        code = _code(canister)
+        code = code_of(canister)
         live = self._live.pop(canister.canister_id, None)
         if live is not None:
             if live.code is code:
                 return live
             live.instance.close()
-        return _Live(
+        return LiveCanister(
             self._instance(canister, code.module, code.heap, code.global_values), code, StableMemory(code.stable)
         )
 
-    def _check_in(self, canister: Canister, live: _Live) -> None:
+    def _check_in(self, canister: Canister, live: LiveCanister) -> None:
         self._live[canister.canister_id] = live
         while len(self._live) > self._max_instances:
             self._live.popitem(last=False)[1].instance.close()
@@ -395,7 +405,7 @@ class Engine:
         if live:
             live.instance.close()
 
-    def _memory_failure(self, canister: Canister, live: _Live, mode: Mode) -> Rejected | None:
+    def _memory_failure(self, canister: Canister, live: LiveCanister, mode: Mode) -> Rejected | None:
         return self._size_failure(canister, live.instance, live.code.heap.size_bytes, mode)
 
     @staticmethod
@@ -413,96 +423,22 @@ class Engine:
         return Rejected("IC0539", text)
 
 
-class QuerySession:
-    """
-    The messages of one composite query on one canister: its memory changes last until `close`.
-
-    The canister's committed state never changes. A message that fails is undone.
-    """
-
-    def __init__(self, canister: Canister, live: _Live, limits: InstructionLimits) -> None:
-        self._canister = canister
-        self._live = live
-        self._limits = limits
-        self._failed = False
-
-    def execute(self, message: Message) -> Outcome:
-        """Run one message."""
-        instance = self._live.instance
-        saved, pages = instance.globals_now(), instance.changed_pages()
-        outcome = Outcome()
-        failure, outcome.instructions = instance.run(
-            message, stable=self._live.stable, fuel_limit=self._limits.of(message.mode)
-        )
-        if failure is None:
-            self._live.stable.commit()
-            _read_outcome(instance.api, outcome)
-            return outcome
-        outcome.failure = _from_canister(self._canister, failure)
-        self._live.stable.rollback()
-        self._failed = not instance.restore(saved, pages)
-        return outcome
-
-    @property
-    def usable(self) -> bool:
-        """False after a failed message that had grown the memory: no further message can run."""
-        return not self._failed
-
-    def close(self) -> None:
-        """Free the instance."""
-        self._live.instance.close()
-        self._live.stable.close()
-
-
-def low_memory(canister: Canister) -> bool:
-    """Return whether less than ``wasm_memory_threshold`` bytes are left before the heap's limit."""
-    threshold = canister.settings.wasm_memory_threshold
-    if not canister.code or not threshold:
-        return False
-    limit = canister.settings.wasm_memory_limit or (
-        _MAX_WASM64_BYTES if canister.code.module.memory64 else _MAX_WASM32_BYTES
-    )
-    return limit - canister.code.heap.size_bytes < threshold
-
-
-@attrs.frozen
-class _Live:
-    """A running instance, the committed state it was made from, and that state's stable memory."""
-
-    instance: Instance
-    code: CodeState
-    stable: StableMemory
-
-    def commit(self) -> int:
-        return self.instance.commit(self.code.global_values) + self.stable.commit()
-
-    def rollback(self) -> bool:
-        self.stable.rollback()
-        return self.instance.rollback()
-
-
 @attrs.frozen(kw_only=True)
 class _Predecessor:
     """What an upgrade takes over: the old instance after pre_upgrade, uncommitted."""
 
-    live: _Live
+    live: LiveCanister
     api: SystemApi | None
     keep_memory: bool
     instructions: int
-
-
-def _code(canister: Canister) -> CodeState:
-    if canister.code is None:
-        text = "Attempted to execute a message, but the canister contains no Wasm module."
-        raise _from_canister(canister, Rejected("IC0537", text))
-    return canister.code
 
 
 def _keep_memory(old: WasmModule, new: WasmModule, persistence: str | None) -> bool:
     """Apply the rules of enhanced orthogonal persistence to the upgrade option."""
     if old.enhanced_orthogonal_persistence and persistence is None:
         text = (
-            "Missing upgrade option: Enhanced orthogonal persistence requires the `wasm_memory_persistence` upgrade option."
+            "Missing upgrade option: "
+            "Enhanced orthogonal persistence requires the `wasm_memory_persistence` upgrade option."
         )
         raise Rejected("IC0504", text)
     if persistence == "keep" and not new.enhanced_orthogonal_persistence:
@@ -512,53 +448,3 @@ def _keep_memory(old: WasmModule, new: WasmModule, persistence: str | None) -> b
         )
         raise Rejected("IC0504", text)
     return persistence == "keep"
-
-
-def _from_canister(canister: Canister, failure: Rejected) -> Rejected:
-    name = principal.to_text(canister.canister_id)
-    return Rejected(failure.error_code, f"Error from Canister {name}: {failure.message}")
-
-
-def _read_outcome(api: SystemApi, outcome: Outcome) -> None:
-    outcome.answer = api.answer
-    outcome.calls = api.calls
-    outcome.cycles_accepted = api.cycles_accepted
-    outcome.accepted = api.accepted
-
-
-def _apply_effects(canister: Canister, api: SystemApi) -> None:
-    """Make the effects outside the memories last."""
-    canister.cycles = api.final_balance()
-    if api.cycles_burned:
-        consumed = canister.cycles_consumed
-        consumed[accounting.BURNED] = consumed.get(accounting.BURNED, 0) + api.cycles_burned
-    if api.certified_data is not None:
-        canister.certified_data = api.certified_data
-    if api.global_timer is not None:
-        canister.global_timer = api.global_timer
-    _update_hook_status(canister)
-
-
-def _update_hook_status(canister: Canister) -> None:
-    if not low_memory(canister):
-        canister.hook_status = "condition_not_satisfied"
-    elif canister.hook_status == "condition_not_satisfied":
-        canister.hook_status = "ready"
-
-
-def _keep_logs(canister: Canister, api: SystemApi, failure: Rejected | None) -> None:
-    """Append what the message printed, and why it trapped; the oldest records beyond the limit go."""
-    records = list(api.logs)
-    if failure is not None and failure.error_code in _TRAP_CODES:
-        records.append((api.time_ns, f"[TRAP]: {failure.message}".encode()))
-    if not records:
-        return
-    limit = canister.settings.log_memory_limit
-    for time_ns, content in records:
-        canister.logs.append(LogRecord(idx=canister.next_log, timestamp_nanos=time_ns, content=content[:limit]))
-        canister.next_log += 1
-    size = sum(len(record.content) for record in canister.logs)
-    while canister.logs and size > limit:
-        size -= len(canister.logs.popleft().content)
-
-

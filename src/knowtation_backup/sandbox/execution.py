@@ -9,7 +9,7 @@ import attrs
 
 from .messages import Answer, Rejected
 
-__all__ = ["InstructionLimits", "Message", "Mode", "OutgoingCall", "Outcome", "TableEntry"]
+__all__ = ["InstructionLimits", "Message", "Mode", "Outcome", "OutgoingCall", "TableEntry"]
 
 
 class Mode(enum.Enum):

@@ -42,7 +42,7 @@ class CallUnderConstruction:
 
 
 @table("I I I I I I I I ->", _MAY_CALL)
-def call_new(  # noqa: PLR0913 - type of the interface
+def call_new(  # noqa: PLR0913, PLR0917 - type of the interface
     api: SystemApi,
     callee_source: int,
     callee_size: int,
@@ -151,9 +151,10 @@ def _open_call(api: SystemApi, name: str) -> CallUnderConstruction:
 def _attach(api: SystemApi, name: str, amount: int) -> None:
     call = _open_call(api, name)
     if amount > api.balance:
-        name_text = principal.to_text(api.canister.canister_id)
-        missing = amount - api.balance
-        text = f"Canister {name_text} is out of cycles: please top up the canister with at least {missing} additional cycles"
+        text = (
+            f"Canister {principal.to_text(api.canister.canister_id)} is out of cycles: "
+            f"please top up the canister with at least {amount - api.balance} additional cycles"
+        )
         raise Rejected("IC0207", text)
     call.cycles += amount
     api.cycles_sent += amount

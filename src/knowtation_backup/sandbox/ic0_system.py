@@ -262,7 +262,7 @@ def env_var_value_size(api: SystemApi, source: int, size: int) -> int:
 
 
 @table("I I I I I ->", "*")
-def env_var_value_copy(  # noqa: PLR0913 - type of the interface
+def env_var_value_copy(  # noqa: PLR0913, PLR0917 - type of the interface
     api: SystemApi, name_source: int, name_size: int, target: int, offset: int, size: int
 ) -> None:
     """Copy a variable's value."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
-import sys
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ _NO_COPY_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, err
 
 
 def _anonymous_file() -> int:
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):
         return os.memfd_create("knowtation-image", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile(buffering=0) as file:
         return os.dup(file.fileno())
@@ -99,7 +98,7 @@ class MemoryImage:
         """Return an independent image with the same bytes; holes stay holes."""
         twin = MemoryImage(self._size_bytes)
         for start, end in self.extents():
-            _copy_range(self._descriptor, twin._descriptor, start, end)  # noqa: SLF001 - own class
+            _copy_range(self._descriptor, twin._descriptor, start, end)
         return twin
 
     def save(self, path: str | os.PathLike[str]) -> None:

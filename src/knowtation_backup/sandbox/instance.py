@@ -50,8 +50,8 @@ class Instance:
     """
     One instance. Not thread-safe; `close` it.
 
-    What is not rolled back: the table and dropped data or element segments. Canisters made by the usual compilers change
-    neither after initialisation, and a fresh instance has both as the module declares them (as on the network,
+    What is not rolled back: the table and dropped data or element segments. Canisters made by the usual compilers
+    change neither after initialisation, and a fresh instance has both as the module declares them (as on the network,
     where they are not part of the canister's state either).
 
     Args:
@@ -122,7 +122,8 @@ class Instance:
         Execute one message without committing anything.
 
         Returns:
-            Why it failed, without the canister's name (`None`: it succeeded), and the instructions used. Effects are in ``api``.
+            Why it failed, without the canister's name (`None`: it succeeded), and the instructions used. Effects are in
+            ``api``.
         """
         api, native = self.api, self._native
         api.begin(

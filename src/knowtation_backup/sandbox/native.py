@@ -1,10 +1,10 @@
 """
 A thin layer over wasmtime's C interface: instances whose calls cost a few microseconds.
 
-`wasmtime.Func` builds type and value objects on every call (36 us) and keeps the exception of a host function in a module
-global, which two engines in two threads would fight over. The C interface has unchecked variants: arguments and results in
-one array of 16-byte slots. Types are checked here once, when a function is looked up. This is the only module of
-the sandbox that touches private names of the wasmtime package (``_ffi``, its ctypes declarations).
+`wasmtime.Func` builds type and value objects on every call (36 us) and keeps the exception of a host function in a
+module global, which two engines in two threads would fight over. The C interface has unchecked variants: arguments and
+results in one array of 16-byte slots. Types are checked here once, when a function is looked up. This is the only
+module of the sandbox that touches private names of the wasmtime package (``_ffi``, its ctypes declarations).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import wasmtime
-from wasmtime import _ffi as ffi
+from wasmtime import _ffi
 
 __all__ = ["HostCallback", "HostFunction", "NativeInstance", "WasmTrap", "make_callback"]
 
@@ -22,6 +22,7 @@ Slots = Any
 """A pointer to unsigned 64-bit numbers; slot *i* starts at ``[2 * i]``."""
 HostCallback = Callable[[Slots], None]
 
+ffi: Any = _ffi  # its annotations do not fit what ctypes returns
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_size_t
 )
@@ -91,14 +92,14 @@ class NativeInstance:
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, imports: Sequence[HostFunction]) -> None:
         self._store = wasmtime.Store(engine)
-        self._context = self._store._context()
+        self._context = self._store._context()  # noqa: SLF001 - see the module documentation
         self._keep = list(imports)  # ctypes callbacks must outlive the store
         externs = (ffi.wasmtime_extern_t * len(imports))()
         for position, host in enumerate(imports):
             externs[position].kind = ffi.WASMTIME_EXTERN_FUNC.value
             externs[position].of.func = self._host_function(host)
         self._instance = ffi.wasmtime_instance_t()
-        self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
+        self._trap: Any = ctypes.POINTER(ffi.wasm_trap_t)()
         try:
             self.set_fuel(_INSTANTIATION_FUEL)  # active data segments cost fuel
             self._raise(
@@ -127,14 +128,14 @@ class NativeInstance:
         """Set the instructions that may still run."""
         error = ffi.wasmtime_context_set_fuel(self._context, fuel)
         if error:
-            raise wasmtime.WasmtimeError._from_ptr(error)
+            raise _error(error)
 
     def fuel(self) -> int:
         """Return the instructions left."""
         remaining = ctypes.c_uint64()
         error = ffi.wasmtime_context_get_fuel(self._context, ctypes.byref(remaining))
         if error:
-            raise wasmtime.WasmtimeError._from_ptr(error)
+            raise _error(error)
         return remaining.value
 
     def open_memory(self, name: str) -> int:
@@ -154,11 +155,9 @@ class NativeInstance:
     def grow_memory(self, pages: int) -> None:
         """Grow the memory by Wasm pages."""
         previous = ctypes.c_uint64()
-        error = ffi.wasmtime_memory_grow(
-            self._context, ctypes.byref(self._memory), pages, ctypes.byref(previous)
-        )
+        error = ffi.wasmtime_memory_grow(self._context, ctypes.byref(self._memory), pages, ctypes.byref(previous))
         if error:
-            raise wasmtime.WasmtimeError._from_ptr(error)
+            raise _error(error)
 
     def call(self, name: str, slots: ctypes.Array[Any] | None = None) -> None:
         """Call an exported function whose type the caller knows; results are left in *slots*."""
@@ -185,7 +184,7 @@ class NativeInstance:
         # The unchecked call below would corrupt memory on a wrong type, so look at it, once per function.
         identity = int.from_bytes(bytes(function), "little")
         if identity not in self._checked:
-            kind = wasmtime.Func._from_raw(function).type(self._store)
+            kind = wasmtime.Func._from_raw(function).type(self._store)  # noqa: SLF001 - as above
             if kind.results or [str(parameter) for parameter in kind.params] != [argument_kind]:
                 return False
             self._checked.add(identity)
@@ -203,10 +202,10 @@ class NativeInstance:
 
     def _raise(self, error: Any) -> None:
         if error:
-            raise wasmtime.WasmtimeError._from_ptr(error)
+            raise _error(error)
         if self._trap:
             trap, self._trap = self._trap, ctypes.POINTER(ffi.wasm_trap_t)()
-            raise WasmTrap(wasmtime.Trap._from_ptr(trap).trap_code)
+            raise WasmTrap(wasmtime.Trap._from_ptr(trap).trap_code)  # noqa: SLF001 - as above
 
     def _export(self, name: str, kind: int) -> Any:
         raw = name.encode()
@@ -224,7 +223,9 @@ class NativeInstance:
         return item.of
 
     def _host_function(self, host: HostFunction) -> Any:
-        kind = wasmtime.FuncType([_KINDS[name]() for name in host.parameters], [_KINDS[name]() for name in host.results])
+        kind = wasmtime.FuncType(
+            [_KINDS[name]() for name in host.parameters], [_KINDS[name]() for name in host.results]
+        )
         function = ffi.wasmtime_func_t()
         ffi.wasmtime_func_new_unchecked(
             self._context,
@@ -235,3 +236,7 @@ class NativeInstance:
             ctypes.byref(function),
         )
         return function
+
+
+def _error(pointer: Any) -> wasmtime.WasmtimeError:
+    return wasmtime.WasmtimeError._from_ptr(pointer)  # noqa: SLF001 - as above

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from . import accounting, principal
-from .execution import Message, Mode, OutgoingCall, Outcome
+from .execution import Message, Mode, Outcome, OutgoingCall
 from .messages import Answer, Rejected, Replied
 from .scheduler import check_running, find_method, not_found
 from .state import Canister
 
 if TYPE_CHECKING:
-    from .engine import Engine, QuerySession
+    from .engine import Engine
+    from .sessions import QuerySession
 
 __all__ = ["Queries"]
 
@@ -57,14 +58,13 @@ class Queries:
     def _run(  # noqa: PLR0913 - a call has these parts
         self, canister_id: bytes, method: str, arg: bytes, caller: bytes, budget: _Budget, *, depth: int
     ) -> Answer:
+        if depth > MAX_DEPTH:
+            return Rejected("IC0525", f"Composite query calls are nested deeper than the allowed {MAX_DEPTH} calls.")
         try:
             canister = self._ready(canister_id)
             kind, entry = find_method(canister, method, "query")
-            if depth > MAX_DEPTH:
-                text = f"Composite query calls are nested deeper than the allowed {MAX_DEPTH} calls."
-                raise Rejected("IC0525", text)
         except Rejected as refusal:
-            return refusal
+            return refusal.with_traceback(None)
         message = Message(
             mode=Mode.QUERY if kind == "query" else Mode.COMPOSITE_QUERY,
             entry=entry,
@@ -115,9 +115,7 @@ class Queries:
                     return Rejected("IC0526", text)
                 budget.instructions -= _CALL_INSTRUCTIONS
                 call = calls.popleft()
-                answer = self._run(
-                    call.callee, call.method, call.arg, canister.canister_id, budget, depth=depth + 1
-                )
+                answer = self._run(call.callee, call.method, call.arg, canister.canister_id, budget, depth=depth + 1)
                 outcome = self._callback(session, message, call, answer, used)
                 budget.instructions -= outcome.instructions
                 used += outcome.instructions

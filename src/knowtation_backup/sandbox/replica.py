@@ -70,7 +70,7 @@ class Management(Protocol):
         """Answer a query of the management canister with Candid bytes, or raise `Rejected`."""
 
     def out_of_cycles(self, canister: Canister) -> None:
-        """Uninstall a canister that cannot pay its idle cost, with its snapshots (internet-computer reference, D.7)."""
+        """Uninstall a canister that cannot pay its idle cost, and delete its snapshots (reference, D.7)."""
 
 
 @attrs.frozen
@@ -84,8 +84,8 @@ class Replica:
     """
     A subnet that executes one message at a time. All public methods may be called from any thread.
 
-    Two attributes are set after construction: ``management`` and ``data_certificate`` (canister id to certificate bytes,
-    asked for only when a query wants it). Whoever reads or changes ``canisters`` from outside holds ``lock``.
+    Two attributes are set after construction: ``management`` and ``data_certificate`` (canister id to certificate
+    bytes, asked for only when a query wants it). Whoever reads or changes ``canisters`` from outside holds ``lock``.
 
     Args:
         clock: The subnet's time.
@@ -112,7 +112,7 @@ class Replica:
             clock=clock, engine=engine, canisters=self.canisters, management=self._to_management
         )
         self._scheduler.on_idle = self._idle
-        self._queries = Queries(engine, self.canisters, lambda canister_id: self.data_certificate(canister_id))
+        self._queries = Queries(engine, self.canisters, self._certificate)
 
     def call(self, call: Call) -> RequestStatus:
         """
@@ -157,7 +157,7 @@ class Replica:
             try:
                 return Replied(self.management.query(call))
             except Rejected as refusal:
-                return refusal
+                return refusal.with_traceback(None)
 
     def request_status(self, request_id: bytes) -> RequestStatus | None:
         """Return what the history knows of a request, `None` when it is unknown or forgotten."""
@@ -168,8 +168,8 @@ class Replica:
         """
         Run one round.
 
-        Charges idle costs, forgets old requests, ends stops that took too long, runs due timers, one heartbeat per canister and then what
-        is queued.
+        Charges idle costs, forgets old requests, ends stops that took too long, runs due timers, one heartbeat per
+        canister and then what is queued.
         """
         with self.lock:
             now = self.clock.now_ns()
@@ -202,9 +202,7 @@ class Replica:
         with self.lock:
             self._scheduler.reject_contexts(canister_id, answer)
 
-    def when_no_contexts(
-        self, canister_id: bytes, on_done: Callable[[], None], on_timeout: Callable[[], None]
-    ) -> None:
+    def when_no_contexts(self, canister_id: bytes, on_done: Callable[[], None], on_timeout: Callable[[], None]) -> None:
         """
         Call *on_done* as soon as the canister has no open call context, at once if that is so now.
 
@@ -221,6 +219,9 @@ class Replica:
         """Drop what `when_no_contexts` registered (a start cancels a stop; the caller answers with IC0511)."""
         with self.lock:
             self._waits.pop(canister_id, None)
+
+    def _certificate(self, canister_id: bytes) -> bytes:
+        return self.data_certificate(canister_id)
 
     def _check_ingress(self, call: Call) -> None:
         """Apply the ingress filter and charge the induction."""
@@ -276,7 +277,7 @@ class Replica:
                 )
             )
         except Rejected as refusal:
-            request.respond(refusal, request.cycles)
+            request.respond(refusal.with_traceback(None), request.cycles)
 
     def _idle(self, canister_id: bytes) -> None:
         for wait in self._waits.pop(canister_id, []):

@@ -1,8 +1,8 @@
 """
 Message queues of the sandbox: delivers requests and answers one at a time and keeps the call contexts.
 
-One queue serves all canisters, first come first served, which keeps the order of calls between any two of them. A message
-is executed completely before the next one starts.
+One queue serves all canisters, first come first served, which keeps the order of calls between any two of them. A
+message is executed completely before the next one starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import accounting, principal
 from .call_context import CallContext, PendingCall, Request
-from .execution import Message, Mode, OutgoingCall, Outcome
+from .execution import Message, Mode, Outcome, OutgoingCall
 from .messages import MANAGEMENT_CANISTER, Answer, Rejected, Replied
 from .state import Canister, CanisterStatus
 
@@ -118,7 +118,8 @@ class Scheduler:
             canister = self._runnable(request)
             mode, entry = _replicated_method(canister, request.method)
         except Rejected as refusal:
-            request.respond(refusal, request.cycles)
+            # Without the traceback: it would keep this frame alive as long as the request is remembered.
+            request.respond(refusal.with_traceback(None), request.cycles)
             return
         self._run_low_memory_hook(canister)
         context = CallContext(

@@ -1,8 +1,8 @@
 """
 The System API seen by one Wasm instance: binds ``ic0`` imports to Python and holds the state of the running message.
 
-The functions themselves are in `ic0_messages`, `ic0_calls` and `ic0_system`; each is declared with its type and the modes that
-may call it (internet-computer reference, F.2). Imports are bound lazily by the module's own list.
+The functions themselves are in `ic0_messages`, `ic0_calls` and `ic0_system`; each is declared with its type and the
+modes that may call it (internet-computer reference, F.2). Imports are bound lazily by the module's own list.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Environment", "SystemApi", "check_imports"]
 
 FUNCTIONS: Mapping[str, Ic0Function] = {
-    function.name: function
-    for function in (*ic0_messages.FUNCTIONS, *ic0_calls.FUNCTIONS, *ic0_system.FUNCTIONS)
+    function.name: function for function in (*ic0_messages.FUNCTIONS, *ic0_calls.FUNCTIONS, *ic0_system.FUNCTIONS)
 }
 
 
@@ -54,8 +53,8 @@ def check_imports(module: WasmModule) -> None:
     for item in module.imports:
         function = FUNCTIONS.get(item.name) if item.module == "ic0" else None
         if function is None or (function.memory32_only and module.memory64):
-            message = f"Module imports function '{item.name}' from '{item.module}' that is not exported by the runtime."
-            raise Rejected("IC0505", f"Canister's Wasm module is not valid: {message}")
+            text = f"Module imports function '{item.name}' from '{item.module}' that is not exported by the runtime."
+            raise Rejected("IC0505", f"Canister's Wasm module is not valid: {text}")
         expected = function.type(memory64=module.memory64)
         if item.type != expected:
             message = f"Expected import of '{item.name}' with {expected}, got {item.type}"
@@ -66,7 +65,8 @@ class SystemApi:
     """
     Host side of one instance.
 
-    `begin` prepares a message; host functions then work on the attributes; the engine reads them when the message has ended.
+    `begin` prepares a message; host functions then work on the attributes; the engine reads them when the message has
+    ended.
 
     Args:
         environment: Clock and keys of the subnet.
@@ -129,7 +129,8 @@ class SystemApi:
         """
         Prepare a message.
 
-        *certified_data* and *global_timer* are changes made by earlier executions of the same transaction (an upgrade runs several).
+        *certified_data* and *global_timer* are changes made by earlier executions of the same transaction (an upgrade
+        runs several).
         """
         self._reset(message)
         self.stable = stable
@@ -200,7 +201,7 @@ class SystemApi:
         self.error = error
 
     def _bound(self, function: Ic0Function) -> Callable[[Slots], None]:
-        """Return the function over slots; one closure per arity, as this runs a dozen times per message."""
+        """Return the function over slots, with its mode check; this runs a dozen times per message."""
         run, modes, name = function.function, function.modes, function.name
         masks = [
             0xFFFF_FFFF_FFFF_FFFF if kind == "i64" else 0xFFFF_FFFF
@@ -218,13 +219,6 @@ class SystemApi:
             if has_result:
                 slots[0] = result
 
-        def ternary(slots: Slots) -> None:
-            if self.mode not in modes:
-                raise refuse()
-            result: Any = run(self, slots[0] & masks[0], slots[2] & masks[1], slots[4] & masks[2])
-            if has_result:
-                slots[0] = result
-
         def general(slots: Slots) -> None:
             if self.mode not in modes:
                 raise refuse()
@@ -232,7 +226,7 @@ class SystemApi:
             if has_result:
                 slots[0] = result
 
-        return {0: nullary, 3: ternary}.get(len(masks), general)
+        return general if masks else nullary
 
 
 _MODE_NAMES = {

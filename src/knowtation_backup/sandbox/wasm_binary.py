@@ -1,8 +1,9 @@
 """
 The Wasm binary format, as far as the sandbox reads and writes it.
 
-Layout: ``\\0asm`` ``01 00 00 00``, then sections ``id (1) size (LEB128) content``. Numbers are LEB128, names are
-length-prefixed UTF-8, vectors are a count and their items. Source: WebAssembly core specification 3.0, section 5.
+Layout: magic ``00 61 73 6d``, version ``01 00 00 00``, then sections ``id (1) size (LEB128) content``. Numbers are
+LEB128, names are length-prefixed UTF-8, vectors are a count and their items.
+Source: WebAssembly core specification 3.0, section 5.
 """
 
 from __future__ import annotations

@@ -247,9 +247,7 @@ def _describe(data: bytes, parsed: ParsedModule) -> WasmModule:
 
 def _global_slots(parsed: ParsedModule) -> tuple[GlobalSlot, ...]:
     exported = [index for _, kind, index in parsed.exports if kind == ExportKind.GLOBAL]
-    hidden = [
-        index for index, item in enumerate(parsed.globals) if item.mutable and index not in set(exported)
-    ]
+    hidden = [index for index, item in enumerate(parsed.globals) if item.mutable and index not in set(exported)]
     slots = []
     for index in exported + hidden:
         if index >= len(parsed.globals):

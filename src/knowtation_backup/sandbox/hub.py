@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .network import SandboxNetwork
     from .server import SandboxServer
 
-__all__ = ["HTTP_REQUEST", "HTTP_RESPONSE", "SandboxHub", "canister_wasm"]
+__all__ = ["HTTP_REQUEST", "HTTP_RESPONSE", "PROPOSAL_KEYS", "SandboxHub", "canister_wasm"]
 
 
 def _record(**fields: CandidType) -> Record:

@@ -73,7 +73,7 @@ _RECORD: Final = _record(**dict.fromkeys((*_ENTRY_KEYS, "stored_at"), TEXT), seq
 
 def canister_wasm(name: str) -> bytes:
     """Return the committed Wasm of ``hub`` or ``attestation``."""
-    return (resources.files(__package__) / "wasm" / f"{name}.wasm").read_bytes()
+    return (resources.files("knowtation_backup.sandbox") / "wasm" / f"{name}.wasm").read_bytes()
 
 
 @attrs.frozen(kw_only=True)

@@ -137,7 +137,7 @@ class SeedReport:
     """Including those of hidden tenants and vaults."""
     body_size_bytes: int
     """Bodies of notes as UTF-8."""
-    unparseable: tuple[tuple[str, str, str], ...]
+    malformed: tuple[tuple[str, str, str], ...]
     """Tenant, vault and id of the proposals whose reply is malformed JSON."""
     oversized: tuple[tuple[str, str], ...]
     """Tenant and vault whose notes do not fit one reply."""
@@ -158,7 +158,7 @@ def seed(hub: SandboxHub, plan: SeedPlan) -> SeedReport:
 
 def _planted(plan: SeedPlan, tally: _Tally) -> Iterator[Vault]:
     """Yield what has to be sent: all but notes that are copied."""
-    copies = set(plan.user_ids()[1:]) if plan.copied_notes else set()
+    copies: set[str] = set(plan.user_ids()[1:]) if plan.copied_notes else set()
     for vault in plan.contents():
         tally.add(vault)
         yield attrs.evolve(vault, notes=()) if vault.user_id in copies else vault
@@ -198,7 +198,7 @@ class _Tally:
         self._listed: set[tuple[str, str]] = set()
         self._users: set[str] = set()
         self._notes = self._proposals = self._body_bytes = 0
-        self._unparseable: list[tuple[str, str, str]] = []
+        self._malformed: list[tuple[str, str, str]] = []
         self._oversized: list[tuple[str, str]] = []
         self._reply_sizes: dict[int, tuple[tuple[Note, ...], int]] = {}
 
@@ -209,7 +209,7 @@ class _Tally:
         self._notes += len(vault.notes)
         self._proposals += len(vault.proposals)
         self._body_bytes += sum(_size(note.body) for note in vault.notes)
-        self._unparseable += (
+        self._malformed += (
             (vault.user_id, proposal.vault_id or DEFAULT_VAULT, proposal.proposal_id)
             for proposal in vault.proposals
             if not (_is_json(proposal.suggested_labels) and _is_json(proposal.assistant_suggested_frontmatter))
@@ -226,7 +226,7 @@ class _Tally:
             notes=self._notes,
             proposals=self._proposals,
             body_size_bytes=self._body_bytes,
-            unparseable=tuple(self._unparseable),
+            malformed=tuple(self._malformed),
             oversized=tuple(self._oversized),
         )
 

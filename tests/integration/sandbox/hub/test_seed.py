@@ -60,7 +60,7 @@ def test_a_plan_is_planted_exactly(empty_hub: SandboxHub, reader: Reader) -> Non
     vaults = list(plan.contents())
     assert (report.vaults, report.notes, report.proposals) == (6, 42, 18)
     assert report.body_size_bytes == sum(len(note.body) for vault in vaults for note in vault.notes)
-    assert (report.hidden_user_ids, report.unparseable, report.oversized) == ((), (), ())
+    assert (report.hidden_user_ids, report.malformed, report.oversized) == ((), (), ())
     for vault in vaults:
         assert vault.vault_id in reader.vault_ids(vault.user_id)
         assert reader.notes(vault.user_id, vault.vault_id) == set(vault.notes)
@@ -150,8 +150,8 @@ def test_the_showcase_holds_every_difficulty(empty_hub: SandboxHub, reader: Read
     assert not set(report.hidden_user_ids) & set(reader.user_ids())
     assert len(reader.proposals("github:proposals-only", "default")) == 3
     # Replies of some proposals are malformed JSON, of their neighbours not.
-    assert len(report.unparseable) == 3
-    for user_id, vault_id, proposal_id in report.unparseable:
+    assert len(report.malformed) == 3
+    for user_id, vault_id, proposal_id in report.malformed:
         reply = reader.get(f"proposals/{proposal_id}", user_id, vault_id)
         assert reply.status_code == 200
         with pytest.raises(json.JSONDecodeError):

@@ -152,8 +152,7 @@ class Certifier:
 
     def all_canisters(self, canisters: Mapping[bytes, Canister], canister_id: bytes) -> HashTree:
         """Return ``/canister`` with only *canister_id* (when it exists) in detail."""
-        # A copy of the keys: other threads create canisters meanwhile.
-        children: dict[bytes, HashTree] = {label: self._filler(label, 1) for label in list(canisters)}
+        children: dict[bytes, HashTree] = {label: self._filler(label, 1) for label in canisters}
         canister = canisters.get(canister_id)
         if canister is not None:
             children[canister_id] = canister_tree(canister)

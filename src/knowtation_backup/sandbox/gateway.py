@@ -374,7 +374,7 @@ def _decode_response(data: bytes) -> _Response:
     )
 
 
-def _field_type(record: candid.CandidType, name: str) -> candid.CandidType | None:
+def _field_type(record: candid.CandidType | None, name: str) -> candid.CandidType | None:
     number = candid.field_id(name)
     if not isinstance(record, candid.Record | candid.Variant):
         return None
@@ -391,26 +391,32 @@ def _strategy(type_: candid.CandidType, value: Any) -> tuple[tuple[bytes, str], 
     chosen = value.get(candid.field_id("streaming_strategy"))
     if variant is None or chosen is None:
         return None
-    alternative, content = chosen
-    callback_type = _field_type(variant, "Callback")
-    token_type = None if callback_type is None else _field_type(callback_type, "token")
-    if alternative != candid.field_id("Callback") or token_type is None:
-        raise candid.CandidError("unknown streaming strategy")
-    return content[candid.field_id("callback")], token_type, content[candid.field_id("token")]
+    content_type = _field_type(variant, "Callback")
+    token_type = _field_type(content_type, "token")
+    if (
+        not isinstance(_field_type(content_type, "callback"), candid.Func)
+        or token_type is None
+        or chosen[0] != candid.field_id("Callback")
+    ):
+        message = "unknown streaming strategy"
+        raise candid.CandidError(message)
+    return chosen[1][candid.field_id("callback")], token_type, chosen[1][candid.field_id("token")]
 
 
 def _decode_chunk(data: bytes) -> tuple[bytes, candid.CandidType, Any]:
     """Return body, type and value of the next token; accepts `callback_response` and `opt callback_response`."""
     try:
         types, values = candid.decode_untyped(data)
-        type_, value = _without_option(types[0] if types else None), values[0] if values else None
-        if value is None:
-            return b"", candid.NULL, None
-        body = value[candid.field_id("body")]
-        token_type = _without_option(_field_type(type_, "token")) if type_ is not None else None
-        token = value.get(candid.field_id("token"))
-    except (candid.CandidError, KeyError, AttributeError) as error:
+    except candid.CandidError as error:
         raise _GatewayError("backend_http_gateway", f"the streaming callback's answer is malformed: {error}") from error
+    type_ = _without_option(types[0] if types else None)
+    if not isinstance(type_, candid.Record):
+        raise _GatewayError("backend_http_gateway", "the streaming callback's answer is not a record")
+    if values[0] is None:
+        return b"", candid.NULL, None
+    body = values[0].get(candid.field_id("body"))
     if not isinstance(body, bytes):
-        raise _GatewayError("backend_http_gateway", "the streaming callback's body is not a blob")
+        raise _GatewayError("backend_http_gateway", "the streaming callback's answer has no body")
+    token = values[0].get(candid.field_id("token"))
+    token_type = _without_option(_field_type(type_, "token"))
     return body, token_type or candid.NULL, token.value if isinstance(token, candid.Some) else token

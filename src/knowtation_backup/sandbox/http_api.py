@@ -297,8 +297,9 @@ class HttpApi:
             effective_id=route.target,
             of_subnet=route.scope == "subnet",
         )
-        reader.check(content.paths)
-        subtrees = reader.subtrees(content.paths, sharded=sharded, visible=self._visible)
+        with self._replica.lock:
+            reader.check(content.paths)
+            subtrees = reader.subtrees(content.paths, sharded=sharded, visible=self._visible)
         certificate = self._certifier.certificate(
             subtrees, content.paths, sharded=sharded, age_ns=directive.certificate_age_ns
         )

@@ -1,6 +1,7 @@
 """A fake replica, and an Internet Computer client that shares nothing with the sandbox but the third-party libraries."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -93,6 +94,7 @@ class FakeReplica:
     calls: list[Call] = attrs.field(factory=list)
     history: dict[bytes, RequestStatus] = attrs.field(factory=dict)
     ticks: int = 0
+    lock: Any = attrs.field(factory=threading.RLock)
 
     def call(self, call: Call) -> RequestStatus:
         if call.method == "refuse":

@@ -157,7 +157,7 @@ def test_tampering_hits_the_part_asked_for() -> None:
 
 
 def test_tampering_without_the_part_hits_the_middle() -> None:
-    assert spoiled("reply", b'{"ok": 1}') == b'{"oj": 1}'
+    assert spoiled("reply", b'{"ok": 1}') == b'{"ok#: 1}'
     assert spoiled("signature", b"\x69signature") != b"\x69signature"
     assert spoiled("reply", b"") == b""
     assert spoiled("reply", b"\x63arg\x5a\xff\xff\xff\xff") != b"\x63arg\x5a\xff\xff\xff\xff"

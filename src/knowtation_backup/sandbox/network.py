@@ -1,0 +1,292 @@
+"""A small Internet Computer in one process: one subnet, its management canister, HTTP interface and gateway."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from . import candid, storage
+from .certification import FIRST_CANISTER, Certifier
+from .clock import SandboxClock
+from .engine import Engine
+from .faults import FaultPlan
+from .front import FrontDoor
+from .gateway import Gateway, GatewayOptions
+from .http_api import HttpApi
+from .management import ManagementCanister
+from .management_context import ManagementOptions
+from .messages import ANONYMOUS, MANAGEMENT_CANISTER, Answer, Call, Rejected, Replied, RequestState
+from .replica import Replica
+from .request_log import RequestLog
+from .server import SandboxServer
+from .transport import SandboxTransport
+
+if TYPE_CHECKING:
+    from .engine import Isolation
+    from .state import Canister
+
+__all__ = ["SandboxNetwork"]
+
+_EXPIRY_NS: Final = 240 * 1_000_000_000
+_POLL_SECONDS: Final = 0.01
+_DEFAULT_CYCLES: Final = 100_000_000_000_000
+
+_CREATE_FIELDS: Final[Mapping[str, candid.CandidType]] = {"amount": candid.Opt(candid.NAT)}
+_VARIANT_INSTALL: Final[Mapping[str, candid.CandidType]] = {"install": candid.NULL}
+_INSTALL_FIELDS: Final[Mapping[str, candid.CandidType]] = {
+    "mode": candid.Variant(_VARIANT_INSTALL),
+    "canister_id": candid.PRINCIPAL,
+    "wasm_module": candid.BLOB,
+    "arg": candid.BLOB,
+}
+_CONTROLLERS: Final[Mapping[str, candid.CandidType]] = {"controllers": candid.Opt(candid.Vec(candid.PRINCIPAL))}
+_UPDATE_SETTINGS: Final[Mapping[str, candid.CandidType]] = {
+    "canister_id": candid.PRINCIPAL,
+    "settings": candid.Record(_CONTROLLERS),
+}
+_CREATED_FIELDS: Final[Mapping[str, candid.CandidType]] = {"canister_id": candid.PRINCIPAL}
+
+
+class SandboxNetwork:
+    """
+    A network of one subnet that executes real canister Wasm and signs with its own root key.
+
+    Use it as a context manager, or call `close`. All methods may be called from several threads; messages are executed
+    one at a time.
+
+    Args:
+        directory: Where the state is kept: loaded now when it is there, saved by `save` and `close`. `None` forgets.
+        delegation: Whether the subnet has its own key with a delegation of the root key, as on mainnet.
+        isolation: How messages are isolated, see `Engine`.
+        faults: What goes wrong on purpose; can be changed later through ``faults``.
+        gateway: Behaviour of the HTTP gateway.
+        management: Switches of the management canister: checkpoint delay, heap delta limit, first balance.
+        key_seed: Keys are derived from it. The default gives the same root key in every process.
+        call_wait_seconds: How long synchronous call endpoints wait for an outcome before they answer 202.
+        tick_seconds: Real time between rounds, in which timers and heartbeats run; `None` leaves rounds to `tick`.
+
+    Attributes:
+        clock: The network's time; ``clock.advance`` moves it.
+        faults: Rules for requests, see `FaultPlan`.
+        requests: The record of requests, see `RequestLog`.
+        operator: Principal that creates and controls canisters unless others are named.
+    """
+
+    def __init__(  # noqa: PLR0913 - configuration by keyword
+        self,
+        *,
+        directory: Path | None = None,
+        delegation: bool = True,
+        isolation: Isolation = "auto",
+        faults: FaultPlan | None = None,
+        gateway: GatewayOptions | None = None,
+        management: ManagementOptions | None = None,
+        key_seed: bytes = b"",
+        call_wait_seconds: float = 10.0,
+        tick_seconds: float | None = 0.1,
+    ) -> None:
+        self.clock = SandboxClock()
+        self.faults = faults or FaultPlan()
+        self.requests = RequestLog()
+        self.operator: bytes = hashlib.sha224(b"knowtation sandbox operator").digest() + b"\x02"
+        self._directory = directory
+        self._numbers = itertools.count()
+        self._servers: list[SandboxServer] = []
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._certifier = Certifier(clock=self.clock, seed=key_seed, delegation=delegation)
+        engine = Engine(
+            self.clock,
+            subnet_id=self._certifier.subnet_id,
+            root_key_der=self._certifier.root_key_der,
+            isolation=isolation,
+        )
+        self.replica = Replica(
+            self.clock,
+            engine,
+            subnet_id=self._certifier.subnet_id,
+            root_key_der=self._certifier.root_key_der,
+        )
+        self.replica.data_certificate = self._data_certificate
+        self.replica.management = ManagementCanister(self.replica, options=management)
+        if directory is not None:
+            storage.load(self.replica, directory)
+        self._front = FrontDoor(
+            api=HttpApi(
+                replica=self.replica,
+                certifier=self._certifier,
+                clock=self.clock,
+                call_wait_seconds=call_wait_seconds,
+            ),
+            gateway=Gateway(replica=self.replica, clock=self.clock, options=gateway),
+            faults=self.faults,
+            requests=self.requests,
+        )
+        self._ticker: threading.Thread | None = None
+        if tick_seconds is not None:
+            rounds = functools.partial(self._run_rounds, tick_seconds)
+            self._ticker = threading.Thread(target=rounds, name="sandbox-rounds", daemon=True)
+            self._ticker.start()
+
+    @property
+    def root_key(self) -> bytes:
+        """The network's root key in DER form, 133 bytes."""
+        return self._certifier.root_key_der
+
+    @property
+    def subnet_id(self) -> bytes:
+        """Principal of the subnet."""
+        return self._certifier.subnet_id
+
+    @property
+    def canisters(self) -> Mapping[bytes, Canister]:
+        """The canisters by raw id; for looking only."""
+        return self.replica.canisters
+
+    def transport(self) -> SandboxTransport:
+        """Return an `httpx` transport that reaches interface and gateway without a socket."""
+        return SandboxTransport(self._front)
+
+    def serve(self, port: int = 0, *, ssl_context: ssl.SSLContext | None = None) -> SandboxServer:
+        """
+        Start a server on 127.0.0.1; close it, or the network, to end it.
+
+        Args:
+            port: 0 for a free one.
+            ssl_context: Serve TLS with this context.
+        """
+        server = SandboxServer(self._front, port=port, ssl_context=ssl_context)
+        with self._lock:
+            self._servers.append(server)
+        return server
+
+    def create_canister(
+        self, wasm: bytes = b"", arg: bytes = b"", controllers: Sequence[bytes] = (), cycles: int = _DEFAULT_CYCLES
+    ) -> bytes:
+        """
+        Create a canister, install *wasm*, and return its id.
+
+        Args:
+            wasm: Module, plain or gzip, of any size the network allows; empty leaves the canister empty.
+            arg: Candid for its init function.
+            controllers: Who controls it in the end; the network's operator when empty.
+            cycles: Its first balance.
+
+        Raises:
+            Rejected: The network refused a step; a canister may exist already.
+        """
+        created = self._manage(
+            "provisional_create_canister_with_cycles", FIRST_CANISTER, _CREATE_FIELDS, {"amount": cycles}
+        )
+        (fields,) = candid.decode(created, [candid.Record(_CREATED_FIELDS)])
+        canister_id: bytes = fields["canister_id"]
+        about: dict[str, object] = {"canister_id": canister_id}
+        if wasm:
+            install = {**about, "mode": ("install", None), "wasm_module": wasm, "arg": arg}
+            self._manage("install_code", canister_id, _INSTALL_FIELDS, install)
+        if controllers:
+            settings = {**about, "settings": {"controllers": list(controllers)}}
+            self._manage("update_settings", canister_id, _UPDATE_SETTINGS, settings)
+        return canister_id
+
+    def update(self, canister_id: bytes, method: str, arg: bytes, sender: bytes = ANONYMOUS) -> bytes:
+        """
+        Call an update method in process, as *sender*, and return the Candid reply.
+
+        For the management canister (``b""``), *arg* names the canister.
+
+        Raises:
+            Rejected: The network or the canister said no.
+        """
+        return self._call(canister_id, canister_id, method, arg, sender)
+
+    def query(self, canister_id: bytes, method: str, arg: bytes, sender: bytes = ANONYMOUS) -> bytes:
+        """
+        Call a query method in process, as *sender*, and return the Candid reply.
+
+        Raises:
+            Rejected: The network or the canister said no.
+        """
+        return _data(self.replica.query(self._new_call(canister_id, canister_id, method, arg, sender)))
+
+    def tick(self) -> None:
+        """Run one round now: timers that are due, heartbeats, what waits for time to pass."""
+        self.replica.tick()
+
+    def save(self) -> None:
+        """Write the state to the network's directory, if it has one."""
+        if self._directory is not None:
+            storage.save(self.replica, self._directory)
+
+    def close(self) -> None:
+        """End servers and rounds, and save the state. Idempotent."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        with self._lock:
+            servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        if self._ticker is not None:
+            self._ticker.join()
+        self.save()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run_rounds(self, seconds: float) -> None:
+        while not self._closed.wait(seconds):
+            self.replica.tick()
+
+    def _data_certificate(self, canister_id: bytes) -> bytes:
+        return self._certifier.data_certificate(canister_id, self.replica.canisters[canister_id].certified_data)
+
+    def _manage(
+        self, method: str, effective_id: bytes, fields: Mapping[str, candid.CandidType], values: Mapping[str, object]
+    ) -> bytes:
+        arg = candid.encode([candid.Record(fields)], [dict(values)])
+        return self._call(MANAGEMENT_CANISTER, effective_id, method, arg, self.operator)
+
+    def _call(self, canister_id: bytes, effective_id: bytes, method: str, arg: bytes, sender: bytes) -> bytes:
+        call = self._new_call(canister_id, effective_id, method, arg, sender)
+        status = self.replica.call(call)
+        while status.state in (RequestState.RECEIVED, RequestState.PROCESSING):
+            time.sleep(_POLL_SECONDS)
+            self.replica.tick()
+            status = self.replica.request_status(call.request_id) or status
+        return _data(status.answer)
+
+    def _new_call(self, canister_id: bytes, effective_id: bytes, method: str, arg: bytes, sender: bytes) -> Call:
+        now = self.clock.now_ns()
+        return Call(
+            request_id=hashlib.sha256(f"in process {next(self._numbers)} {now}".encode()).digest(),
+            sender=sender,
+            canister_id=canister_id,
+            effective_canister_id=effective_id,
+            method=method,
+            arg=arg,
+            ingress_expiry=now + _EXPIRY_NS,
+            size_bytes=len(arg),
+        )
+
+
+def _data(answer: Answer | None) -> bytes:
+    match answer:
+        case Replied(data):
+            return data
+        case Rejected():
+            raise answer
+    raise Rejected("IC0202", "The reply is no longer available.")

@@ -89,7 +89,7 @@ class Primitive:
 
 
 NULL: Final = Primitive(-1, "null", 0)
-BOOL: Final = Primitive(-2, "bool", 1)
+BOOL: Final = Primitive(-2, "bool")
 NAT: Final = Primitive(-3, "nat")
 INT: Final = Primitive(-4, "int")
 NAT8: Final = Primitive(-5, "nat8", 1, 8)

@@ -26,6 +26,12 @@ class SandboxClock:
             self._last_ns = max(time.time_ns() + self._offset_ns, self._last_ns + 1)
             return self._last_ns
 
+    @property
+    def offset_ns(self) -> int:
+        """How far the sandbox's time is ahead of the real clock because of `advance`."""
+        with self._lock:
+            return self._offset_ns
+
     def advance(self, seconds: float) -> None:
         """Move the sandbox's time forward by *seconds* (at least 0)."""
         if seconds < 0:

@@ -160,9 +160,11 @@ class LocalStore:
         """Yield path and facts of regular files, sorted by path; hidden directories are left out."""
         doing = f"listing {self._root}"
         entries: list[tuple[str, os.stat_result]] = []
+        # Below the root, a file or a symbolic link in place of a directory means: no keys there.
+        absent = (FileNotFoundError, NotADirectoryError) if parts else (FileNotFoundError,)
         with (
             _translated(doing),
-            contextlib.suppress(FileNotFoundError),
+            contextlib.suppress(*absent),
             _directory(self._root, parts) as directory_fd,
             os.scandir(directory_fd) as found,
         ):

@@ -1,0 +1,1 @@
+"""For authors of sinks and sources: contract suites, faults and fakes. Needs pytest."""

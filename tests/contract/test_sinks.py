@@ -1,0 +1,130 @@
+"""Every sink keeps the contract."""
+
+import io
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
+
+from knowtation_backup.contracts import ArchiveSink
+from knowtation_backup.sinks.fsspec import FsspecSink
+from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.testing.faults import FaultSink
+from knowtation_backup.testing.sinks import SinkContract
+
+
+class TestLocalDirectory(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> ArchiveSink:
+        return FsspecSink(tmp_path / "not" / "made" / "yet")
+
+
+class TestLocalUrlWithPath(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> ArchiveSink:
+        return FsspecSink(f"file://{tmp_path}", "archives/daily")
+
+
+class TestFsspecMemory(SinkContract):
+    @pytest.fixture
+    def sink(self) -> Iterator[ArchiveSink]:
+        root = f"/contract-{uuid.uuid4().hex}"  # fsspec keeps one memory for the whole process
+        yield FsspecSink(f"memory://{root}")
+        MemoryFileSystem().rm(root, recursive=True) if MemoryFileSystem().exists(root) else None
+
+
+class TestMemorySink(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return MemorySink()
+
+
+class TestFaultlessFaultSink(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return FaultSink(MemorySink())
+
+
+class TestPublishedByRename(SinkContract):
+    """A file system where renaming is atomic, such as SFTP; here fsspec's memory plays its part."""
+
+    @pytest.fixture
+    def sink(self) -> Iterator[ArchiveSink]:
+        root = f"/contract-{uuid.uuid4().hex}"
+        filesystem = MemoryFileSystem(skip_instance_cache=True)
+        yield FsspecSink(filesystem, root, publish="rename")
+        assert [path for path in filesystem.find(root) if ".upload-" in path] == []
+
+
+class _Bucket(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
+    """An object store in miniature: an upload is visible once closed, and lives in parts before."""
+
+    protocol = "bucket"
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__(skip_instance_cache=True, use_listings_cache=False)
+        self.objects: dict[str, bytes] = {}
+        self.discarded: list[str] = []
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> "_Upload":
+        return _Upload(self, path, mode, **kwargs)
+
+    def info(self, path: str, **_kwargs: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        if path in self.objects:
+            return {"name": path, "size": len(self.objects[path]), "type": "file"}
+        if any(name.startswith(path + "/") for name in self.objects):
+            return {"name": path, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def find(self, path: str, **_kwargs: Any) -> dict[str, Any]:
+        return {name: self.info(name) for name in self.objects if name.startswith(path + "/")}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_kwargs: Any) -> bytes:
+        return self.objects[path][start:end]
+
+    def rm_file(self, path: str) -> None:
+        del self.objects[path]
+
+
+class _Upload(AbstractBufferedFile):  # type: ignore[misc]  # fsspec ships no types
+    def _initiate_upload(self) -> None:
+        self.parts: list[bytes] = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:  # noqa: FBT001, FBT002 - fsspec's signature
+        self.parts.append(self.buffer.getvalue())
+        if final:
+            self.fs.objects[self.path] = b"".join(self.parts)
+        return True
+
+    def discard(self) -> None:
+        self.fs.discarded.append(self.path)
+        self.buffer = io.BytesIO()
+
+
+class TestPublishedByClosing(SinkContract):
+    """An object store, where closing an upload publishes it."""
+
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return FsspecSink(_Bucket(), "bucket-name", publish="close")
+
+
+def test_a_failed_upload_is_discarded_and_never_closed() -> None:
+    bucket = _Bucket()
+    sink = FsspecSink(bucket, "bucket-name", publish="close")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"x" * (40 << 20)  # beyond one part, so that a part is on its way
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sink.put("a", chunks())
+    assert bucket.objects == {}
+    assert bucket.discarded == ["bucket-name/a"]

@@ -95,8 +95,8 @@ class JsonCursor:
             return
         seen: set[str] = set()
         while True:
-            if self.peek() != b'"':
-                raise self._unexpected("a key")
+            if (found := self.peek()) != b'"':
+                raise self._unexpected("a key") if found else self._truncated()
             key = self.value()
             if key in seen:
                 raise self._error("a key is repeated in one object")

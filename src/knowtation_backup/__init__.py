@@ -1,1 +1,96 @@
-"""Back up and restore Knowtation hubs and any other Internet Computer canister."""
+"""
+Back up and restore Knowtation hubs and any other Internet Computer canister.
+
+The names here and in the documented submodules are public; everything with an underscore is not.
+"""
+
+from . import errors
+from .codecs.keys import EncryptionKey
+from .codecs.ktb1 import Ktb1Codec, decrypt_file
+from .contracts import (
+    ArchiveSink,
+    BackupSource,
+    Capture,
+    Clock,
+    EncryptionCodec,
+    Observer,
+    ReadBlob,
+    RetentionPolicy,
+)
+from .errors import BackupError
+from .exports.exporter import OperatorExporter, VaultExporter
+from .exports.options import ExportOptions
+from .exports.reader import ExportReader
+from .exports.resume import PreviousArchive
+from .hub.address import HubAddress
+from .hub.client import HubClient
+from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
+from .model.details import ArchiveDetails
+from .model.events import Event
+from .model.manifest import CodecSpec, Manifest
+from .model.plans import ArchiveInfo, ArchiveState, ForgetDecision, ForgetPlan
+from .model.reports import (
+    BackupReport,
+    CaptureResult,
+    Finding,
+    ForgetReport,
+    Outcome,
+    SideFile,
+    VerifyLevel,
+    VerifyReport,
+    jsonable,
+)
+from .operations.backup import BackupOptions, ReadBack
+from .pipeline import Pipeline
+from .retention.keep import KeepLast
+from .sinks.fsspec import FsspecSink, Leftover
+from .sinks.memory import MemorySink
+
+__all__ = [
+    "ArchiveDetails",
+    "ArchiveInfo",
+    "ArchiveSink",
+    "ArchiveState",
+    "BackupError",
+    "BackupOptions",
+    "BackupReport",
+    "BackupSource",
+    "BlobInfo",
+    "BlobRef",
+    "Capture",
+    "CaptureResult",
+    "Clock",
+    "CodecSpec",
+    "EncryptionCodec",
+    "EncryptionKey",
+    "Event",
+    "ExportOptions",
+    "ExportReader",
+    "Finding",
+    "ForgetDecision",
+    "ForgetPlan",
+    "ForgetReport",
+    "FsspecSink",
+    "HubAddress",
+    "HubClient",
+    "KeepLast",
+    "Ktb1Codec",
+    "Manifest",
+    "MemorySink",
+    "Observer",
+    "OperatorExporter",
+    "Outcome",
+    "Pipeline",
+    "PreviousArchive",
+    "ReadBack",
+    "ReadBlob",
+    "RetentionPolicy",
+    "SideFile",
+    "SinkCapabilities",
+    "VaultExporter",
+    "VerifyLevel",
+    "VerifyReport",
+    "decrypt_file",
+    "errors",
+    "jsonable",
+]

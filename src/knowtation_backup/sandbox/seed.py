@@ -130,11 +130,15 @@ class SeedReport:
     """Tenants the operator index lists, in its order."""
     hidden_user_ids: tuple[str, ...]
     """Tenants that have only proposals, which no index lists."""
+    hidden_vault_ids: tuple[str, ...]
+    """Vaults that have only proposals, which no vault list shows, whichever tenant's."""
     vaults: int
     """Vaults that vault lists show."""
     notes: int
     proposals: int
-    """Including those of hidden tenants and vaults."""
+    """
+    Those a client can read, in hidden tenants and vaults too. Of several with one id in one vault the hub returns one.
+    """
     body_size_bytes: int
     """Bodies of notes as UTF-8."""
     malformed: tuple[tuple[str, str, str], ...]
@@ -197,7 +201,9 @@ class _Tally:
     def __init__(self) -> None:
         self._listed: set[tuple[str, str]] = set()
         self._users: set[str] = set()
-        self._notes = self._proposals = self._body_bytes = 0
+        self._hidden_vaults: set[str] = set()
+        self._readable: set[tuple[str, str, str]] = set()
+        self._notes = self._body_bytes = 0
         self._malformed: list[tuple[str, str, str]] = []
         self._oversized: list[tuple[str, str]] = []
         self._reply_sizes: dict[int, tuple[tuple[Note, ...], int]] = {}
@@ -206,8 +212,12 @@ class _Tally:
         self._users.add(vault.user_id)
         if vault.notes or vault.create:
             self._listed.add((vault.user_id, vault.vault_id))
+        elif vault.vault_id != DEFAULT_VAULT:
+            self._hidden_vaults.add(vault.vault_id)
         self._notes += len(vault.notes)
-        self._proposals += len(vault.proposals)
+        self._readable.update(
+            (vault.user_id, proposal.vault_id or DEFAULT_VAULT, proposal.proposal_id) for proposal in vault.proposals
+        )
         self._body_bytes += sum(_size(note.body) for note in vault.notes)
         self._malformed += (
             (vault.user_id, proposal.vault_id or DEFAULT_VAULT, proposal.proposal_id)
@@ -222,9 +232,10 @@ class _Tally:
         return SeedReport(
             user_ids=tuple(sorted(listed_users, key=str.encode)),
             hidden_user_ids=tuple(sorted(self._users - listed_users, key=str.encode)),
+            hidden_vault_ids=tuple(sorted(self._hidden_vaults)),
             vaults=len(self._listed),
             notes=self._notes,
-            proposals=self._proposals,
+            proposals=len(self._readable),
             body_size_bytes=self._body_bytes,
             malformed=tuple(self._malformed),
             oversized=tuple(self._oversized),

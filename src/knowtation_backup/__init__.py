@@ -74,6 +74,7 @@ __all__ = [
     "HubAddress",
     "HubClient",
     "KeepLast",
+    "Leftover",
     "Ktb1Codec",
     "Manifest",
     "MemorySink",

@@ -238,6 +238,7 @@ class SandboxNetwork:
         if self._ticker is not None:
             self._ticker.join()
         self.save()
+        self.replica.engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -29,11 +29,14 @@ class EncryptionKey:
     """32 secret bytes. They are in no ``repr``, error or log; compare keys by `key_id`."""
 
     raw: bytes = attrs.field(repr=False, validator=_check_length)
-    key_id: str = attrs.field(init=False, eq=False)
-    """16 hexadecimal digits that name the key without revealing it; recorded in manifests."""
 
-    @key_id.default
-    def _name(self) -> str:
+    def __repr__(self) -> str:
+        """Return class and key id."""
+        return f"EncryptionKey(key_id={self.key_id!r})"
+
+    @property
+    def key_id(self) -> str:
+        """16 hexadecimal digits that name the key without revealing it; recorded in manifests."""
         return hashlib.sha256(_ID_CONTEXT + self.raw).hexdigest()[:16]
 
     @classmethod

@@ -61,7 +61,9 @@ class LocalStore:
             stack.callback(os.close, directory_fd)
             stack.enter_context(file)
             # Asked before streaming, so that hours of work are not thrown away at the end; publishing asks again.
-            if _entry(directory_fd, name) is not None:
+            with _translated(doing):
+                taken = _entry(directory_fd, name) is not None
+            if taken:
                 message = f"there is a blob {key} in {self._root} already"
                 raise BlobExistsError(message, hint="published blobs are never overwritten", key=key)
             for chunk in chunks:

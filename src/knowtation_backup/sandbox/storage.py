@@ -86,22 +86,33 @@ def save(replica: Replica, directory: str | os.PathLike[str]) -> None:
     with replica.lock, _writing(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         generation = root / f"{_PREFIX}{_last_number(root) + 1}"
-        generation.mkdir(mode=0o700)
-        state = _Writer(generation).state(replica)
-        _write(generation / _STATE, state)
-        _synchronise(generation)
-        pointer = {
-            "format": _FORMAT,
-            "generation": generation.name,
-            "state_sha256": hashlib.sha256(state).hexdigest(),
-        }
-        temporary = root / f"{_CURRENT}.new"
-        _write(temporary, json.dumps(pointer).encode())
-        temporary.replace(root / _CURRENT)
+        try:
+            _publish(root, generation, replica)
+        except OSError:
+            # The disk may be full: give back what cannot be used. Nothing points to it.
+            shutil.rmtree(generation, ignore_errors=True)
+            raise
         _synchronise(root)
         for path in root.glob(f"{_PREFIX}*"):
             if path != generation:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # the new state stands; the next save tries again
+
+
+def _publish(root: pathlib.Path, generation: pathlib.Path, replica: Replica) -> None:
+    """Write a generation and, in the last step, make it the current one."""
+    generation.mkdir(mode=0o700)
+    state = _Writer(generation).state(replica)
+    _write(generation / _STATE, state)
+    _synchronise(generation)
+    pointer = {
+        "format": _FORMAT,
+        "generation": generation.name,
+        "state_sha256": hashlib.sha256(state).hexdigest(),
+    }
+    temporary = root / f"{_CURRENT}.new"
+    _write(temporary, json.dumps(pointer).encode())
+    _synchronise(root)
+    temporary.replace(root / _CURRENT)
 
 
 def load(replica: Replica, directory: str | os.PathLike[str]) -> None:

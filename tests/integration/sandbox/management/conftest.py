@@ -133,7 +133,8 @@ class Subnet:
     ) -> Call:
         arg = self.encode(method, argument)
         if effective is None:
-            effective = (argument or {}).get("canister_id") or (argument or {}).get("target_canister") or b""
+            fields = argument if isinstance(argument, dict) else {}
+            effective = fields.get("canister_id") or fields.get("target_canister") or b""
         return self.message(b"", method, arg, sender=sender, effective=effective)
 
     @staticmethod
@@ -212,6 +213,11 @@ class Subnet:
     def history(self, canister_id: bytes) -> list[Any]:
         info = self.query("canister_info", {"canister_id": canister_id, "num_requested_changes": 100})
         return [change["details"] for change in info["recent_changes"]]
+
+    @staticmethod
+    def fresh() -> "Subnet":
+        """Return another subnet, empty; the caller closes it."""
+        return new_subnet()
 
     def set(self, canister_id: bytes, *, sender: bytes = ALICE, **settings: Any) -> None:
         self.call("update_settings", {"canister_id": canister_id, "settings": settings}, sender=sender)

@@ -19,7 +19,6 @@ from ..errors import (
     BlobNotFoundError,
     DecryptionError,
     IntegrityError,
-    NoMatchingKeyError,
     UnsupportedFormatError,
 )
 from ..exports.checking import verify_payload
@@ -29,7 +28,7 @@ from ..model.events import Event
 from ..model.manifest import DETAILS_NAME, STARTED_NAME, Manifest, manifest_key, side_key
 from ..model.reports import Finding, VerifyLevel, VerifyReport
 from .metering import Meter
-from .read import codec_for, open_blob, read_manifest
+from .read import MAX_DETAILS_BYTES, codec_for, open_blob, read_manifest
 
 __all__ = ["PayloadChecker", "verify"]
 
@@ -53,7 +52,7 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     """
     Check one archive; every level includes those before it.
 
-    Constant memory apart from the details. At level ``content`` every blob is read twice.
+    Constant memory apart from the details. At level ``content`` every sealed blob is read twice, any other once.
 
     Args:
         sink: Where the archive is.
@@ -76,7 +75,12 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     if manifest is not None and level is not VerifyLevel.STRUCTURE:
         run.presence(manifest)
         if level is VerifyLevel.CONTENT:
-            run.content(manifest, codec_for(manifest, codec), payload_checker)
+            try:
+                opener = codec_for(manifest, codec)
+            except UnsupportedFormatError as error:
+                run.note_error(error, manifest_key(archive_id))
+            else:
+                run.content(manifest, opener, payload_checker)
     report = VerifyReport(
         archive_id=archive_id,
         level=level,
@@ -102,7 +106,8 @@ class _Run:
         self.findings.append(Finding(code=code, where=where, message=message))
         self.observer(Event(name="verify.finding", fields={"archive_id": self.archive_id, "code": code}))
 
-    def _note_error(self, error: BackupError, where: str) -> None:
+    def note_error(self, error: BackupError, where: str) -> None:
+        """Add an error as a finding of its kind."""
         self.note(error.kind, where, str(error))
 
     def structure(self) -> Manifest | None:
@@ -116,7 +121,7 @@ class _Run:
             self.note("manifest_missing", where, "the backup was never finished: there is no manifest")
             return None
         except (IntegrityError, UnsupportedFormatError) as error:
-            self._note_error(error, where)
+            self.note_error(error, where)
             return None
         self.bytes_read += self.sink.stat(where).size_bytes
         return manifest
@@ -135,7 +140,7 @@ class _Run:
                 found = self.sink.stat(ref.key).size_bytes
             except BlobNotFoundError as error:
                 self.bad_keys.add(ref.key)
-                self._note_error(error, ref.key)
+                self.note_error(error, ref.key)
                 continue
             if found != ref.size_bytes:
                 self.bad_keys.add(ref.key)
@@ -148,6 +153,9 @@ class _Run:
         details: ArchiveDetails | None = None
         for ref in manifest.side:
             parts: list[bytes] = []
+            if ref.key == details_key and ref.size_bytes > MAX_DETAILS_BYTES:
+                self.note("details_too_large", ref.key, f"the manifest says they have {ref.size_bytes} bytes")
+                continue
             # Only the details are kept in memory; raw replies are opened and forgotten.
             whole = self._open(ref, codec, parts.append if ref.key == details_key else _forget)
             if whole and ref.key == details_key:
@@ -163,7 +171,7 @@ class _Run:
         try:
             details = ArchiveDetails.from_bytes(data)
         except (IntegrityError, UnsupportedFormatError) as error:
-            self._note_error(error, ref.key)
+            self.note_error(error, ref.key)
             return None
         for finding in details.differences(manifest):
             self.note(finding.code, finding.where, finding.message)
@@ -174,12 +182,10 @@ class _Run:
         if ref.key in self.bad_keys:
             return False
         try:
-            for chunk in open_blob(self.sink, ref, codec):
+            for chunk in open_blob(self.sink, ref, codec, unchecked=True):
                 take(chunk)
-        except NoMatchingKeyError:
-            raise
         except _WRONG_BYTES as error:
-            self._note_error(error, ref.key)
+            self.note_error(error, ref.key)
             return False
         self.bytes_read += ref.size_bytes
         return True
@@ -197,19 +203,18 @@ class _Run:
         if checker is None:
             checker = _check_knowtation if manifest.kind.startswith(_KNOWTATION) else _check_bytes
         failure: list[BackupError] = []
-        findings: list[Finding] = []
-        with (
-            contextlib.closing(_noting(open_blob(self.sink, ref, codec), failure)) as payload,
-            contextlib.suppress(*_WRONG_BYTES),
-        ):
-            findings = list(checker(payload, details.facts))
-            for _ in payload:  # a checker may stop early; the stored digest covers every byte
-                pass
+        with contextlib.closing(_noting(open_blob(self.sink, ref, codec, unchecked=True), failure)) as payload:
+            try:
+                findings = list(checker(payload, details.facts))
+                for _ in payload:  # a checker may stop early; the stored digest covers every byte
+                    pass
+            except _WRONG_BYTES as error:
+                findings = [Finding(code=error.kind, where=ref.key, message=str(error))]
         if failure:
             # What a checker made of a stream that broke off says nothing more.
-            if not isinstance(failure[0], _WRONG_BYTES) or isinstance(failure[0], NoMatchingKeyError):
+            if not isinstance(failure[0], _WRONG_BYTES):
                 raise failure[0]
-            self._note_error(failure[0], ref.key)
+            self.note_error(failure[0], ref.key)
             return
         self.bytes_read += ref.size_bytes
         for finding in findings:

@@ -115,7 +115,7 @@ class CandidReader:
             if wire.size_bytes is None:
                 self._primitive(wire)
             else:
-                self._take(wire.size_bytes)
+                self._advance(wire.size_bytes)
         elif isinstance(wire, Opt):
             if self._flag():
                 self.skip(wire.inner, depth + 1)
@@ -131,12 +131,17 @@ class CandidReader:
 
     # Bytes and numbers
 
-    def _take(self, size: int) -> bytes:
-        start, end = self._position, self._position + size
-        if end > len(self._data):
+    def _advance(self, size: int) -> int:
+        """Pass over *size* bytes and return where they started."""
+        start = self._position
+        if start + size > len(self._data):
             raise CandidError(f"Candid message ends early: {size} bytes expected at offset {start}")
-        self._position = end
-        return self._data[start:end]
+        self._position = start + size
+        return start
+
+    def _take(self, size: int) -> bytes:
+        start = self._advance(size)
+        return self._data[start : start + size]
 
     def _unsigned(self) -> int:
         data, position = self._data, self._position
@@ -298,7 +303,7 @@ class CandidReader:
     def _skip_vector(self, wire: Vec, depth: int) -> None:
         count = self._length()
         if isinstance(wire.inner, Primitive) and wire.inner.size_bytes is not None:
-            self._take(count * wire.inner.size_bytes)
+            self._advance(count * wire.inner.size_bytes)
             return
         for _ in range(count):
             self.skip(wire.inner, depth + 1)

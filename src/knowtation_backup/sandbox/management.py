@@ -70,6 +70,8 @@ _SNAPSHOT_READS: Final = frozenset(
 _CREATIONS: Final = frozenset({"create_canister", "provisional_create_canister_with_cycles"})
 _MAX_FREE_SETTINGS_BYTES: Final = 267
 """`update_settings` up to this argument size costs no induction, so that frozen canisters can be helped."""
+_FILTER_REFUSAL: Final = "Failed to decode payload for ic00 method: {method}"
+_EXECUTION_REFUSAL: Final = "Error decoding candid: {error}"
 
 
 def effective_canister_id(method: str, arg: bytes) -> bytes | None:
@@ -79,7 +81,7 @@ def effective_canister_id(method: str, arg: bytes) -> bytes | None:
     Raises:
         Rejected: IC0407 for an unknown method, IC0408 when the argument does not say.
     """
-    return _target(method, _argument(method, arg, "Failed to decode payload for ic00 method: {method}"))
+    return _target(method, _argument(method, arg, _FILTER_REFUSAL))
 
 
 def _target(method: str, argument: dict[str, Any]) -> bytes | None:
@@ -100,6 +102,9 @@ def _argument(method: str, arg: bytes, refusal: str) -> dict[str, Any]:
     except CandidError as error:
         raise Rejected("IC0408", refusal.format(method=method, error=error)) from error
     return argument
+
+
+_NOTHING: Final[tuple[str, bytes, dict[str, Any]]] = ("", b"", {})
 
 
 class ManagementCanister:
@@ -126,6 +131,7 @@ class ManagementCanister:
             **SnapshotData(self._context, store).handlers(),
         }
         self._queries: dict[str, QueryHandler] = reports.queries()
+        self._accepted = _NOTHING  # what the filter decoded last, so that a large argument is decoded once
 
     @property
     def options(self) -> ManagementOptions:
@@ -156,7 +162,9 @@ class ManagementCanister:
             raise Rejected("IC0406", f"Only canisters can call ic00 method {call.method}")
         if call.method in _QUERIES_ONLY:
             raise Rejected("IC0406", f"{call.method} API is not accessible via ingress in replicated mode")
-        target = effective_canister_id(call.method, call.arg)
+        argument = _argument(call.method, call.arg, _FILTER_REFUSAL)
+        self._accepted = call.method, call.arg, argument
+        target = _target(call.method, argument)
         if target is None:
             return
         self._require_addressed(call, target)
@@ -186,7 +194,9 @@ class ManagementCanister:
             raise _unavailable(method)
         if method in _QUERIES_ONLY:
             raise Rejected("IC0406", f"{method} API is only accessible in non-replicated mode")
-        argument = _argument(method, request.arg, "Error decoding candid: {error}")
+        (decoded_method, arg, argument), self._accepted = self._accepted, _NOTHING
+        if method != decoded_method or arg is not request.arg:
+            argument = _argument(method, request.arg, _EXECUTION_REFUSAL)
         _require_sender_version(request, argument)
         reply = self._handlers[method](request, argument)
         if reply is not None:
@@ -203,7 +213,7 @@ class ManagementCanister:
         handler = self._queries.get(call.method)
         if handler is None:
             raise Rejected("IC0536", f"Query method {call.method} not found.")
-        argument = _argument(call.method, call.arg, "Error decoding candid: {error}")
+        argument = _argument(call.method, call.arg, _EXECUTION_REFUSAL)
         if "canister_id" in argument:
             self._require_addressed(call, argument["canister_id"])
         return encode(METHODS[call.method].results, handler(call.sender, argument))

@@ -70,7 +70,9 @@ class SafeNames:
 
 def _clean(segment: str) -> str:
     name = _UNSAFE.sub("_", unicodedata.normalize("NFC", segment))
-    name = _shortened(name, _SEGMENT_BYTES)
+    if len(name.encode()) > _SEGMENT_BYTES:
+        stem, extension = _split(name)
+        name = _shortened(stem, _SEGMENT_BYTES - len(extension.encode())) + extension
     if name.startswith(".") or _RESERVED.fullmatch(name):
         name = f"_{name[1:]}" if name.startswith(".") else f"_{name}"
     if name.endswith((".", " ")):
@@ -81,11 +83,15 @@ def _clean(segment: str) -> str:
 def _marked(name: str, origin: str, *, digits: int = 8) -> str:
     """Put a mark made from *origin* before the extension."""
     mark = hashlib.sha256(origin.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+    stem, extension = _split(name)
+    room = _SEGMENT_BYTES - digits - 1 - len(extension.encode())
+    return f"{_shortened(stem, room)}~{mark}{extension}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return stem and extension with its dot; what is too long for an extension is none."""
     stem, dot, extension = name.rpartition(".")
-    if not stem or len(extension.encode()) > 16:
-        stem, dot, extension = name, "", ""
-    room = _SEGMENT_BYTES - digits - 2 - len(extension.encode())
-    return f"{_shortened(stem, room)}~{mark}{dot}{extension}"
+    return (stem, f".{extension}") if stem and dot and len(extension.encode()) <= 16 else (name, "")
 
 
 def _shortened(text: str, size_bytes: int) -> str:

@@ -15,6 +15,8 @@ __all__ = ["InstructionLimits", "Message", "Mode", "Outcome", "OutgoingCall", "T
 class Mode(enum.Enum):
     """Execution modes by the abbreviations of the interface specification."""
 
+    __hash__ = object.__hash__  # the inherited one runs in Python, a dozen times per message
+
     INIT = "I"
     PRE_UPGRADE = "G"
     UPDATE = "U"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import wasmtime
 
@@ -183,9 +182,15 @@ class Instance:
         """
         changed = self._heap.commit(self.memory_size) if self._address else 0
         raw = self._read_globals()
-        if raw != self._committed or not values:
-            values[:] = _decode_globals(self.module.global_slots, raw)
-            self._committed = raw
+        if not values:
+            values.extend(_decode_global(slot, raw, position) for position, slot in enumerate(self.module.global_slots))
+        elif raw != self._committed:
+            old = self._committed
+            for position, slot in enumerate(self.module.global_slots):
+                start = position * _SLOT_BYTES
+                if raw[start : start + _SLOT_BYTES] != old[start : start + _SLOT_BYTES]:
+                    values[position] = _decode_global(slot, raw, position)
+        self._committed = raw
         return changed
 
     def rollback(self) -> bool:
@@ -231,11 +236,9 @@ class Instance:
         return trapped(_TRAP_TEXTS.get(trap.code, "unknown") if trap.code else "unknown")
 
 
-def _decode_globals(slots: Sequence[GlobalSlot], raw: Any) -> list[GlobalValue]:
-    return [
-        GlobalValue(slot.kind, int.from_bytes(raw[start : start + _WIDTHS[slot.kind]], "little"))
-        for slot, start in zip(slots, range(0, len(raw), _SLOT_BYTES), strict=True)
-    ]
+def _decode_global(slot: GlobalSlot, raw: bytes, position: int) -> GlobalValue:
+    start = position * _SLOT_BYTES
+    return GlobalValue(slot.kind, int.from_bytes(raw[start : start + _WIDTHS[slot.kind]], "little"))
 
 
 def _encode_globals(slots: Sequence[GlobalSlot], values: Sequence[GlobalValue]) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from . import accounting, principal
+from .effects import from_canister
 from .execution import Message, Mode, Outcome, OutgoingCall
 from .messages import Answer, Rejected, Replied
 from .scheduler import check_running, find_method, not_found
@@ -147,5 +148,4 @@ def _answer(canister: Canister, outcome: Outcome) -> Answer:
         return outcome.failure
     if outcome.answer is not None:
         return outcome.answer
-    name = principal.to_text(canister.canister_id)
-    return Rejected("IC0506", f"Error from Canister {name}: Canister did not reply to the call")
+    return from_canister(canister, Rejected("IC0506", "Canister did not reply to the call"))

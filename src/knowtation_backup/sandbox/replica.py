@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from . import accounting, principal
+from . import accounting
 from .call_context import Request
+from .effects import from_canister
 from .execution import Message, Mode
 from .messages import (
     MANAGEMENT_CANISTER,
@@ -254,8 +255,7 @@ class Replica:
         if outcome.failure is not None:
             raise outcome.failure
         if not outcome.accepted:
-            name = principal.to_text(canister.canister_id)
-            raise Rejected("IC0406", f"Error from Canister {name}: Canister rejected the message")
+            raise from_canister(canister, Rejected("IC0406", "Canister rejected the message"))
 
     def _finish(self, call: Call, answer: Answer) -> None:
         state = RequestState.REPLIED if isinstance(answer, Replied) else RequestState.REJECTED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import accounting, principal
 from .call_context import CallContext, PendingCall, Request
+from .effects import code_of, from_canister
 from .execution import Message, Mode, Outcome, OutgoingCall
 from .messages import MANAGEMENT_CANISTER, Answer, Rejected, Replied
 from .state import Canister, CanisterStatus
@@ -283,11 +284,12 @@ def check_running(canister: Canister) -> None:
     Raises:
         Rejected: IC0508 or IC0509.
     """
+    if canister.status is CanisterStatus.RUNNING:
+        return
     name = principal.to_text(canister.canister_id)
     if canister.status is CanisterStatus.STOPPED:
         raise Rejected("IC0508", f"Canister {name} is stopped")
-    if canister.status is CanisterStatus.STOPPING:
-        raise Rejected("IC0509", f"Canister {name} is stopping")
+    raise Rejected("IC0509", f"Canister {name} is stopping")
 
 
 def find_method(canister: Canister, method: str, what: str) -> tuple[str, str]:
@@ -305,20 +307,14 @@ def find_method(canister: Canister, method: str, what: str) -> tuple[str, str]:
     Raises:
         Rejected: IC0537 without code, IC0536 without such a method.
     """
-    name = principal.to_text(canister.canister_id)
-    if canister.code is None:
-        text = f"Error from Canister {name}: Attempted to execute a message, but the canister contains no Wasm module."
-        raise Rejected("IC0537", text)
-    kind = canister.code.module.methods.get(method)
+    kind = code_of(canister).module.methods.get(method)
     if kind is None or (what == "query" and kind == "update"):
-        raise Rejected("IC0536", f"Error from Canister {name}: Canister has no {what} method '{method}'.")
+        raise from_canister(canister, Rejected("IC0536", f"Canister has no {what} method '{method}'."))
     return kind, _ENTRIES[kind] + method
 
 
 def _replicated_method(canister: Canister, method: str) -> tuple[Mode, str]:
     kind, entry = find_method(canister, method, "update")
     if kind == "composite_query":
-        name = principal.to_text(canister.canister_id)
-        text = f"Error from Canister {name}: Composite query cannot be called in replicated mode"
-        raise Rejected("IC0527", text)
+        raise from_canister(canister, Rejected("IC0527", "Composite query cannot be called in replicated mode"))
     return (Mode.UPDATE if kind == "update" else Mode.REPLICATED_QUERY), entry

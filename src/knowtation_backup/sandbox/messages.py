@@ -32,16 +32,24 @@ class Replied:
     data: bytes = attrs.field(repr=False)
 
 
+_MAX_MESSAGE_BYTES = 8 << 10
+
+
+def _cut(message: str) -> str:
+    return message.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+
+
 @attrs.frozen
 class Rejected(Exception):
     """
     A refusal, as a value and as an exception.
 
-    ``error_code`` is ``IC`` and four digits; its hundreds digit is the reject code (internet-computer reference, A.11).
+    ``error_code`` is ``IC`` and four digits; its hundreds digit is the reject code, and ``message`` is cut at 8 KiB
+    (internet-computer reference, A.11).
     """
 
     error_code: str
-    message: str
+    message: str = attrs.field(converter=_cut)
 
     @property
     def code(self) -> RejectCode:

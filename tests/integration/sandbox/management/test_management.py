@@ -227,6 +227,12 @@ def test_unknown_methods_are_refused(subnet: Any) -> None:
     assert caught.value.error_code == "IC0407"
 
 
+def test_texts_are_cut_at_8_kib(subnet: Any) -> None:
+    with pytest.raises(Rejected) as caught:
+        subnet.try_call("ä" * 100_000, b"DIDL\x00\x00")
+    assert len(caught.value.message.encode()) in (8191, 8192)
+
+
 @pytest.mark.parametrize("method", ["http_request", "sign_with_ecdsa", "vetkd_derive_key", "bitcoin_get_balance"])
 def test_what_the_sandbox_cannot_do_is_rejected(subnet: Any, method: str) -> None:
     canister_id = subnet.create()

@@ -40,7 +40,7 @@ def _cut(message: str) -> str:
 
 
 @attrs.frozen
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818 - first of all a value of the interface
     """
     A refusal, as a value and as an exception.
 

@@ -51,7 +51,7 @@ __all__ = ["OperatorExporter", "VaultExporter"]
 
 _Item: TypeAlias = Piece | CopiedTenant
 
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
 _WINDOW_PER_THREAD = 16
 """Steps started ahead of the one awaited, per thread: a retry of several seconds must not idle the others."""
 
@@ -212,7 +212,7 @@ class ExportCapture:
 
     def chunks(self) -> Iterator[bytes]:
         """
-        Yield the payload in pieces of about 256 KiB; a large vault is one piece.
+        Yield the payload in pieces of about 64 KiB, now and then more.
 
         Raises:
             SourceError: Reading failed; see `HubClient.index_page` for the kinds.
@@ -222,7 +222,7 @@ class ExportCapture:
         if self._started:
             raise ConfigurationError("a capture can be read once", kind="capture_consumed")
         self._started = True
-        with contextlib.closing(self._stream()) as stream:
+        with contextlib.closing(self._workshop), contextlib.closing(self._stream()) as stream:
             yield from _coalesced(stream)
 
     # -- the run ------------------------------------------------------------------------------------------------------

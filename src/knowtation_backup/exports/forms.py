@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -31,6 +31,9 @@ from .options import normalise_vault_id
 from .records import Record, note_record, proposal_record, tenant_record, vault_record
 
 __all__ = ["Form", "FullForm", "Part", "PartKind", "RecordsForm", "SingleVaultForm"]
+
+
+_PIECE_BYTES = 64 * 1024
 
 
 class PartKind(enum.Enum):
@@ -48,7 +51,18 @@ class Part:
     """One rendered piece of a tenant; never empty of meaning, whole in itself."""
 
     kind: PartKind
-    data: bytes = attrs.field(repr=False)
+    chunks: Sequence[bytes] = attrs.field(repr=False)
+    """
+    The bytes, in pieces of about 64 KiB.
+
+    One piece of several MB each would be taken from and returned to the heap of another thread again and again, which
+    leaves holes that add up to several times the content.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all pieces."""
+        return sum(map(len, self.chunks))
 
 
 class Form(abc.ABC):
@@ -130,23 +144,23 @@ class FullForm(Form):
     def vault(self, user_id: str, vault_id: str, content: VaultNotes) -> Part:
         """Render ``{"vault_id":…,"notes":[…]}``."""
         del user_id
-        data = b"".join((b'{"vault_id":', dumps(vault_id), b',"notes":[', b",".join(content.rows), b"]}"))
-        return Part(kind=PartKind.VAULT, data=data)
+        head = (b'{"vault_id":', dumps(vault_id), b',"notes":[')
+        return Part(kind=PartKind.VAULT, chunks=_packed((*head, *_separated(content.rows), b"]}")))
 
     def vault_open(self, user_id: str, vault_id: str) -> Part:
         """Render ``{"vault_id":…,"notes":[``."""
         del user_id
-        return Part(kind=PartKind.VAULT_OPEN, data=b"".join((b'{"vault_id":', dumps(vault_id), b',"notes":[')))
+        return Part(kind=PartKind.VAULT_OPEN, chunks=(b'{"vault_id":', dumps(vault_id), b',"notes":['))
 
     def note(self, user_id: str, vault_id: str, note: Note) -> Part:
         """Render the note object."""
         del user_id, vault_id
-        return Part(kind=PartKind.NOTE, data=note.to_bytes())
+        return Part(kind=PartKind.NOTE, chunks=(note.to_bytes(),))
 
     def proposal(self, user_id: str, proposal: Proposal) -> Part:
         """Render the proposal object."""
         del user_id
-        return Part(kind=PartKind.PROPOSAL, data=dumps(proposal))
+        return Part(kind=PartKind.PROPOSAL, chunks=(dumps(proposal),))
 
     def begin(self, exported_at: str) -> bytes:
         """Return the head up to ``"users":[``."""
@@ -182,7 +196,7 @@ class FullForm(Form):
             self._vaults += 1
             self._open = part.kind is PartKind.VAULT_OPEN
             self._notes = 0
-        yield part.data
+        yield from part.chunks
 
     def tenant_end(self) -> bytes:
         """Return the closing brackets."""
@@ -222,12 +236,12 @@ class SingleVaultForm(FullForm):
     def vault(self, user_id: str, vault_id: str, content: VaultNotes) -> Part:
         """Render the notes separated by commas."""
         del user_id, vault_id
-        return Part(kind=PartKind.VAULT, data=b",".join(content.rows))
+        return Part(kind=PartKind.VAULT, chunks=_packed(_separated(content.rows)))
 
     def vault_open(self, user_id: str, vault_id: str) -> Part:
         """Render nothing: the list of notes is open already."""
         del user_id, vault_id
-        return Part(kind=PartKind.VAULT_OPEN, data=b"")
+        return Part(kind=PartKind.VAULT_OPEN, chunks=())
 
     def begin(self, exported_at: str) -> bytes:
         """Return the head up to ``"notes":[``."""
@@ -280,7 +294,7 @@ class RecordsForm(Form):
     def vault_open(self, user_id: str, vault_id: str) -> Part:
         """Render nothing: the vault's record stands further up."""
         del user_id, vault_id
-        return Part(kind=PartKind.LINES, data=b"")
+        return Part(kind=PartKind.LINES, chunks=())
 
     def note(self, user_id: str, vault_id: str, note: Note) -> Part:
         """Render the record of a note."""
@@ -304,7 +318,7 @@ class RecordsForm(Form):
 
     def join(self, part: Part) -> Iterator[bytes]:
         """Yield the lines."""
-        yield part.data
+        yield from part.chunks
 
     def tenant_end(self) -> bytes:
         """Return nothing."""
@@ -317,4 +331,27 @@ class RecordsForm(Form):
 
 def _lines(records: list[Record]) -> Part:
     ordered = sorted(records, key=lambda record: (record.sort_key, record.leaf_hash))
-    return Part(kind=PartKind.LINES, data=b"".join(record.line + b"\n" for record in ordered))
+    return Part(kind=PartKind.LINES, chunks=_packed(record.line + b"\n" for record in ordered))
+
+
+def _separated(rows: Iterable[bytes]) -> Iterator[bytes]:
+    separator = b""
+    for row in rows:
+        yield separator
+        yield row
+        separator = b","
+
+
+def _packed(parts: Iterable[bytes]) -> tuple[bytes, ...]:
+    """Join neighbours up to about 64 KiB."""
+    packed: list[bytes] = []
+    pending: list[bytes] = []
+    size = 0
+    for part in parts:
+        pending.append(part)
+        size += len(part)
+        if size >= _PIECE_BYTES:
+            packed.append(b"".join(pending))
+            pending, size = [], 0
+    packed.append(b"".join(pending))
+    return tuple(packed)

@@ -88,7 +88,7 @@ class ExportOptions:
     index_page_size: int = attrs.field(default=PAGE_SIZE, validator=attrs.validators.ge(1))
     retry_budget: float = attrs.field(default=200.0, validator=attrs.validators.ge(0))
     """Retries the whole run may spend in advance; every success earns a quarter of one back."""
-    buffer_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=attrs.validators.ge(1))
+    buffer_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.ge(1))
     """Replies held because an earlier one is still awaited; those under way come on top."""
     raw_replies_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=attrs.validators.ge(0))
     """Most malformed replies kept in side files, which are held in memory."""

@@ -9,10 +9,11 @@ pieces: parts of the payload, problems, and remarks. No step holds more than one
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import threading
-from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeAlias, TypeVar
 
 import attrs
 
@@ -28,6 +29,8 @@ from .options import ExportOptions
 from .records import TenantContent
 
 __all__ = ["Piece", "Problem", "RawReply", "Remark", "TenantReader", "TenantStart", "Workshop"]
+
+T = TypeVar("T")
 
 _FORECAST_BYTES = QUERY_REPLY_LIMIT_BYTES * 7 // 10
 _LARGE_REPLY_BYTES = 256 * 1024
@@ -76,14 +79,26 @@ Piece: TypeAlias = TenantStart | Part | Problem | Remark | RawReply
 
 
 class Workshop:
-    """What all tenants of one capture share."""
+    """
+    What all tenants of one capture share. Close it when the last step has ended.
+
+    Large replies are decoded in one thread of their own. Decoding takes several times the size of a reply, and each
+    thread's heap keeps the most it ever took; the interpreter lets only one thread at a time do this work anyway.
+    """
 
     def __init__(self, hub: HubClient, options: ExportOptions, form: Form) -> None:
         self.hub = hub
         self.options = options
         self.form = form
-        self.large = threading.BoundedSemaphore(2)
-        """Decoding a large reply takes several times its size, and only one thread at a time gets the interpreter."""
+        self._lane = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="decode")  # starts with its first task
+
+    def decode(self, size_bytes: int, work: Callable[[], T]) -> T:
+        """Do *work* on a reply of *size_bytes*: here when it is small, otherwise when its turn comes."""
+        return work() if size_bytes <= _LARGE_REPLY_BYTES else self._lane.submit(work).result()
+
+    def close(self) -> None:
+        """End the decoding thread."""
+        self._lane.shutdown()
 
 
 @attrs.frozen(kw_only=True)
@@ -174,7 +189,7 @@ class TenantReader:
     def _probe(self, vault_id: str) -> Done[Piece]:
         """Read a vault that may not exist, and keep it until its place in the order is reached."""
         try:
-            content, remarks = self._read_vault(vault_id)
+            content, remarks = self._read_vault(vault_id, lambda content, remarks: (content, remarks))
         except BackupError as error:
             return Done((self._problem("vault", error, vault_id=vault_id),))
         if not content.notes:
@@ -188,48 +203,55 @@ class TenantReader:
     def _heads(self, order: Sequence[str], probed: Collection[str]) -> Done[Piece]:
         existing = [vault_id for vault_id in order if vault_id not in probed or vault_id in self._probes]
         part = self._form.vault_heads(self.content.user_id, existing)
-        return Done((part,) if part and part.data else ())
+        return Done((part,) if part and part.size_bytes else ())
 
     def _probed_vault(self, vault_id: str) -> Done[Piece]:
         content = self._probes.pop(vault_id, None)
-        if content is None:
-            return Done()
-        return self._whole(vault_id, content, [])
+        return Done() if content is None else self._whole(vault_id, content, [])
 
     def _vault(self, vault_id: str) -> Done[Piece]:
         try:
-            content, remarks = self._read_vault(vault_id)
+            return self._read_vault(vault_id, functools.partial(self._whole, vault_id))
         except BackupError as error:
-            return (
-                self._too_large(vault_id, error)
-                if _may_be_too_large(error)
-                else Done((self._problem("vault", error, vault_id=vault_id),))
-            )
-        return self._whole(vault_id, content, remarks)
+            if _may_be_too_large(error):
+                return self._too_large(vault_id, error)
+            return Done((self._problem("vault", error, vault_id=vault_id),))
 
     def _whole(self, vault_id: str, content: VaultNotes, remarks: list[Remark]) -> Done[Piece]:
-        with self._large(content.reply_bytes):
-            with self._lock:
-                self.content.add_vault(vault_id)
-                self.content.add_notes(vault_id, content.notes)
-            part = self._form.vault(self.content.user_id, vault_id, content)
-        return Done((*remarks, part), size_bytes=len(part.data))
+        with self._lock:
+            self.content.add_vault(vault_id)
+            self.content.add_notes(vault_id, content.notes)
+        part = self._form.vault(self.content.user_id, vault_id, content)
+        return Done((*remarks, part), size_bytes=part.size_bytes)
 
-    def _read_vault(self, vault_id: str) -> tuple[VaultNotes, list[Remark]]:
+    def _read_vault(self, vault_id: str, finish: Callable[[VaultNotes, list[Remark]], T]) -> T:
+        """
+        Read a vault and return what *finish* makes of it.
+
+        A single reading is decoded and finished in one go: a decoded vault must not wait for its turn to be finished.
+        """
         where = f"{self.user_id}/{vault_id}"
 
         def decode(body: bytes) -> VaultNotes:
-            with self._large(len(body)):
-                return decode_vault(body, where)
+            return self._workshop.decode(len(body), lambda: decode_vault(body, where))
 
-        content = self._hub.read_export(self.user_id, vault_id, decode)
-        disagreements: tuple[Disagreement, ...] = ()
-        if self._options.consistency == "double":
-            second = self._hub.read_export(self.user_id, vault_id, decode, independent=True)
-            content, disagreements = settle((first := content, second))
-            if disagreements:
-                third = self._hub.read_export(self.user_id, vault_id, decode)
-                content, disagreements = settle((first, second, third))
+        def decode_and_finish(body: bytes) -> T:
+            return self._workshop.decode(len(body), lambda: finished(decode_vault(body, where)))
+
+        def finished(content: VaultNotes) -> T:
+            return finish(content, self._remarks_on(vault_id, content, ()))
+
+        if self._options.consistency == "single":
+            return self._hub.read_export(self.user_id, vault_id, decode_and_finish)
+        first = self._hub.read_export(self.user_id, vault_id, decode)
+        second = self._hub.read_export(self.user_id, vault_id, decode, independent=True)
+        content, disagreements = settle((first, second))
+        if disagreements:
+            third = self._hub.read_export(self.user_id, vault_id, decode)
+            content, disagreements = settle((first, second, third))
+        return finish(content, self._remarks_on(vault_id, content, disagreements))
+
+    def _remarks_on(self, vault_id: str, content: VaultNotes, disagreements: Sequence[Disagreement]) -> list[Remark]:
         remarks = [Remark(finding=finding) for finding in content.findings]
         for item in disagreements:
             message = "readings of this note differ; " + (
@@ -243,7 +265,7 @@ class TenantReader:
                 "it cannot be read in one reply: take canister snapshots as well"
             )
             remarks.append(self._remark("vault_size", vault_id, message, vault=vault_id, bytes=content.reply_bytes))
-        return content, remarks
+        return remarks
 
     # -- vaults too large for one reply (HUB-19) ----------------------------------------------------------------------
 
@@ -283,7 +305,7 @@ class TenantReader:
         with self._lock:
             self.content.add_note(vault_id, note)
         part = self._form.note(self.content.user_id, vault_id, note)
-        return Done((part,), size_bytes=len(part.data))
+        return Done((part,), size_bytes=part.size_bytes)
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 
@@ -354,7 +376,7 @@ class TenantReader:
         with self._lock:
             self.content.add_proposal(proposal)
         part = self._form.proposal(self.content.user_id, proposal)
-        return Done((*pieces, part), size_bytes=len(part.data) + len(parsed.raw or b""))
+        return Done((*pieces, part), size_bytes=part.size_bytes + len(parsed.raw or b""))
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 
@@ -373,23 +395,9 @@ class TenantReader:
             finding=Finding(code=code, where=where, message=message), facts={"user_id": self.user_id, **facts}
         )
 
-    def _large(self, size_bytes: int) -> threading.BoundedSemaphore | _Free:
-        return self._workshop.large if size_bytes > _LARGE_REPLY_BYTES else _FREE
-
 
 _FOR_EVERYONE = frozenset({"gateway_auth", "tls"})
 """Failures that no other tenant would escape."""
-
-
-class _Free:
-    """A lock that is always free."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-_FREE = _Free()
 
 
 def _may_be_too_large(error: BackupError) -> bool:

@@ -16,6 +16,7 @@ name                   fields
 
 from __future__ import annotations
 
+import io
 import random as _random
 import ssl
 import threading
@@ -481,19 +482,17 @@ class HubClient:
             message = f"the reply to {route} is compressed ({encoding[:20]}) although plain bytes were asked for"
             raise ExportError(message, kind="encoded_reply", route=route)
         limit = self._settings.limits.reply_bytes
-        parts: list[bytes] = []
-        received = 0
+        body = io.BytesIO()  # grows in place and gives its buffer away without a copy
         stream: Any = response.stream  # always the synchronous kind: our transports and injected ones are BaseTransport
         for part in stream:
-            received += len(part)
-            if received > limit:
+            body.write(part)
+            if body.tell() > limit:
                 message = f"the reply to {route} is larger than {limit} bytes"
                 raise ExportError(message, kind="reply_too_large", route=route, limit_bytes=limit)
             if self._settings.monotonic() > deadline:
                 message = f"the reply to {route} was not complete after {self._settings.timeouts.total_seconds:g} s"
                 raise SourceUnavailableError(message, kind="timeout", route=route)
-            parts.append(part)
-        return b"".join(parts)
+        return body.getvalue()
 
 
 def _not_json(route: str, body: bytes, *, passing: bool) -> BackupError:

@@ -268,8 +268,7 @@ class ExportCapture:
                 yield TenantReader(self._workshop, user_id, listed=user_id in known).step()
 
     def _only_vault(self, user_id: str, vault_id: str) -> Step[_Item]:
-        # The payload names no tenant, so neither do its records: a reader must find the same content root.
-        reader = TenantReader(self._workshop, user_id, listed=True, vault_id=vault_id, content_user_id="")
+        reader = TenantReader(self._workshop, user_id, listed=True, vault_id=vault_id)
         return reader.step()
 
     def _tenants(self, pieces: Iterable[_Item]) -> Iterator[bytes]:
@@ -399,7 +398,8 @@ class ExportCapture:
             "transfer": attrs.asdict(stats),
         }
         if self._only is not None:
-            facts["single"] = {"user_id": self._only[0], "vault_id": self._only[1]}
+            # The payload names no tenant; readers that are to find the same content root must be told whose it is.
+            facts["user_id"], facts["vault_id"] = self._only
         self._result = self._book.result(complete=complete, facts=facts)
         self._progress(last=True)
         self._tell(

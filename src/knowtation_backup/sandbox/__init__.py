@@ -14,6 +14,7 @@ from .faults import (
     Truncate,
 )
 from .gateway import GatewayOptions
+from .management_context import ManagementOptions
 from .messages import Rejected
 from .network import SandboxNetwork
 from .process import SandboxProcess
@@ -28,6 +29,7 @@ __all__ = [
     "FaultPlan",
     "GatewayOptions",
     "LocalhostTransport",
+    "ManagementOptions",
     "Rejected",
     "RequestLog",
     "ResetAfterExecution",

@@ -35,6 +35,7 @@ _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 30.0
 _SEND_BUFFER_BYTES: Final = 4 * 1024 * 1024
 _WORKERS: Final = 64
+_SETTLE_SECONDS: Final = 0.02
 
 
 class SandboxServer:
@@ -140,10 +141,20 @@ class SandboxServer:
         return int(listener.sockets[0].getsockname()[1])
 
     async def _shut_down(self) -> None:
+        # A connection accepted this very moment needs some turns of the loop until the server knows it. Closing the
+        # listener before that would leave it open for ever, so stop accepting first.
+        for listener, _ in self._listeners:
+            for listening in listener.sockets:
+                self._loop.remove_reader(listening.fileno())
+        await asyncio.sleep(_SETTLE_SECONDS)
         for listener, _ in self._listeners:
             listener.close()
         for _, server in self._listeners:
-            await server.shutdown(timeout=0.2)
+            await server.shutdown(timeout=_SETTLE_SECONDS)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _handle(self, request: web.BaseRequest, canister_id: bytes | None) -> web.StreamResponse:
         given = HttpRequest(

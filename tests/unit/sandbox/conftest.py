@@ -1,4 +1,4 @@
-"""A fake replica, and an Internet Computer client that shares nothing with the sandbox but the third-party libraries."""
+"""A fake replica, and an Internet Computer client that shares nothing with the sandbox but third-party libraries."""
 
 import hashlib
 import threading
@@ -62,17 +62,13 @@ class Identity:
 
 def ed25519(seed: int = 0) -> Identity:
     key = Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
-    der = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Identity(der, key.sign)
 
 
 def ecdsa(curve: ec.EllipticCurve, secret: int = 1) -> Identity:
     key = ec.derive_private_key(secret, curve)
-    der = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     def sign(message: bytes) -> bytes:
         r, s = utils.decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
@@ -183,6 +179,7 @@ def lookup(tree: list[Any], *path: bytes | str) -> Any:
         if node[0] == 2 and node[1] == label:
             return lookup(node[2], *path[1:])
     before: Any = None
+    node: Any
     for node in [*nodes, None]:
         smaller = before is None or (before[0] == 2 and before[1] < label)
         greater = node is None or (node[0] == 2 and node[1] > label)

@@ -310,7 +310,12 @@ def test_partial_responses_are_completed(canister: FakeCanister) -> None:
     ],
 )
 def test_unknown_streaming_strategies(canister: FakeCanister, strategy: candid.CandidType) -> None:
-    fields = {"status_code": candid.NAT16, "headers": HEADERS, "body": candid.BLOB, "streaming_strategy": strategy}
+    fields: dict[str, candid.CandidType] = {
+        "status_code": candid.NAT16,
+        "headers": HEADERS,
+        "body": candid.BLOB,
+        "streaming_strategy": strategy,
+    }
     value: Any = 5
     if isinstance(strategy, candid.Variant):
         (alternative,) = strategy.fields
@@ -353,7 +358,10 @@ def test_ranges_that_do_not_fit(canister: FakeCanister) -> None:
 )
 @pytest.mark.parametrize("update", [False, True])
 def test_rejects_are_mapped(
-    canister: FakeCanister, refusal: Rejected, expected: tuple[int, str], update: bool  # noqa: FBT001
+    canister: FakeCanister,
+    refusal: Rejected,
+    expected: tuple[int, str],
+    update: bool,  # noqa: FBT001
 ) -> None:
     def fail(_: bytes) -> bytes:
         raise refusal

@@ -83,9 +83,7 @@ def test_empty_and_pruned_trees() -> None:
 
 
 labels = st.binary(min_size=1, max_size=3)
-states = st.recursive(
-    st.binary(max_size=4), lambda below: st.dictionaries(labels, below, max_size=5), max_leaves=30
-)
+states = st.recursive(st.binary(max_size=4), lambda below: st.dictionaries(labels, below, max_size=5), max_leaves=30)
 
 
 def build(state: object) -> HashTree:
@@ -104,9 +102,7 @@ def expected(state: object, path: list[bytes]) -> object:
 
 
 @given(state=st.dictionaries(labels, states, max_size=8), paths=st.lists(st.lists(labels, min_size=1, max_size=3)))
-def test_pruning_keeps_the_root_and_answers_the_paths(
-    state: dict[bytes, object], paths: list[list[bytes]]
-) -> None:
+def test_pruning_keeps_the_root_and_answers_the_paths(state: dict[bytes, object], paths: list[list[bytes]]) -> None:
     tree = build(state)
     pruned = prune(tree, paths)
     assert digest(pruned) == digest(tree)

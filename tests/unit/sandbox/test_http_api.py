@@ -6,11 +6,13 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from knowtation_backup.sandbox.certification import Certifier
 from knowtation_backup.sandbox.clock import SandboxClock
 from knowtation_backup.sandbox.exchange import HttpReply, HttpRequest
 from knowtation_backup.sandbox.http_api import Directive, HttpApi, endpoint_kind
+from knowtation_backup.sandbox.principal import to_text
 
 BIG = bytes(range(256)) * 7813  # 2,000,128 bytes
 
@@ -76,8 +78,13 @@ def test_endpoint_kinds() -> None:
 
 
 @pytest.mark.parametrize(("version", "sharded"), [("v3", False), ("v4", True)])
-def test_synchronous_call_is_certified(  # noqa: PLR0913 - fixtures
-    ic: Any, root_key: bytes, certifier: Certifier, tools: SimpleNamespace, version: str, sharded: bool  # noqa: FBT001
+def test_synchronous_call_is_certified(
+    ic: Any,
+    root_key: bytes,
+    certifier: Certifier,
+    tools: SimpleNamespace,
+    version: str,
+    sharded: bool,  # noqa: FBT001
 ) -> None:
     ic.identity = tools.ed25519()
     content = ic.content("call", arg=BIG)
@@ -123,7 +130,7 @@ def test_refusal_of_the_filter_is_not_certified(ic: Any, tools: SimpleNamespace)
 
 def test_asynchronous_call_and_polling(ic: Any, root_key: bytes, tools: SimpleNamespace) -> None:
     content = ic.content("call")
-    path = ["request_status".encode(), tools.rih(content)]
+    path = [b"request_status", tools.rih(content)]
     before = tools.cbor(ic.send("read_state", paths=[path]))
     assert tools.lookup(tools.verified(before["certificate"], root_key), *path, "status") == "absent"
     reply = ic.post(f"/api/v2/canister/{tools.canister_text}/call", ic.envelope(content))
@@ -160,9 +167,7 @@ def test_a_slow_call_is_awaited_while_rounds_go_on(ic: Any, replica: Any, tools:
 def test_a_call_that_takes_too_long_is_answered_202(
     ic: Any, replica: Any, certifier: Certifier, clock: SandboxClock
 ) -> None:
-    ic.api = HttpApi(
-        replica=replica, certifier=certifier, clock=clock, call_wait_seconds=0.05, tick=lambda: None
-    )
+    ic.api = HttpApi(replica=replica, certifier=certifier, clock=clock, call_wait_seconds=0.05, tick=lambda: None)
     assert ic.send("call", method_name="slow").status == 202
 
 
@@ -170,7 +175,10 @@ def test_too_large_a_message(ic: Any, replica: Any, tools: SimpleNamespace) -> N
     content = ic.content("call", arg=bytes(2 * 1024 * 1024))
     body = ic.envelope(content)
     reply = ic.post(f"/api/v4/canister/{tools.canister_text}/call", body)
-    text = f"Request 0x{tools.rih(content).hex()} is too large. Message byte size {len(body)} is larger than the max allowed 2097152."
+    text = (
+        f"Request 0x{tools.rih(content).hex()} is too large. Message byte size {len(body)} is larger than the max "
+        "allowed 2097152."
+    )
     refused(reply, 413, text)
     assert replica.calls == []
     fitting = ic.content("call", arg=bytes(2 * 1024 * 1024 - len(body) + 2 * 1024 * 1024))
@@ -184,7 +192,10 @@ def test_too_large_a_message(ic: Any, replica: Any, tools: SimpleNamespace) -> N
 @pytest.mark.parametrize("kind", ["call", "query"])
 def test_url_must_name_the_canister(ic: Any, kind: str) -> None:
     reply = ic.send(kind, target="bkyz2-fmaaa-aaaaa-qaaaq-cai")
-    text = "Specified CanisterId rrkah-fqaaa-aaaaa-aaaaq-cai does not match effective canister id in URL bkyz2-fmaaa-aaaaa-qaaaq-cai"
+    text = (
+        "Specified CanisterId rrkah-fqaaa-aaaaa-aaaaq-cai does not match effective canister id in URL "
+        "bkyz2-fmaaa-aaaaa-qaaaq-cai"
+    )
     refused(reply, 400, text)
 
 
@@ -199,8 +210,6 @@ def test_management_calls_take_the_canister_of_the_url(ic: Any, replica: Any, to
 
 
 def test_subnet_endpoints(ic: Any, replica: Any, certifier: Certifier) -> None:
-    from knowtation_backup.sandbox.principal import to_text
-
     subnet = to_text(certifier.subnet_id)
     create = ic.envelope(ic.content("call", canister_id=b"", method_name="create_canister"))
     assert ic.post(f"/api/v4/subnet/{subnet}/call", create).status == 200
@@ -226,7 +235,7 @@ def test_subnet_endpoints(ic: Any, replica: Any, certifier: Certifier) -> None:
         ),
     ],
 )
-def test_query_answers_are_signed_by_the_node(  # noqa: PLR0913 - fixtures and cases
+def test_query_answers_are_signed_by_the_node(
     ic: Any, root_key: bytes, tools: SimpleNamespace, version: str, method: str, expected: dict[str, Any]
 ) -> None:
     content = ic.content("query", method_name=method, arg=BIG)
@@ -240,8 +249,6 @@ def test_query_answers_are_signed_by_the_node(  # noqa: PLR0913 - fixtures and c
     node_key = tools.lookup(tree, "subnet", subnet, "node", signature["identity"], "public_key")
     assert len(node_key) == 44
     signed = {**expected, "request_id": tools.rih(content), "timestamp": signature["timestamp"]}
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     Ed25519PublicKey.from_public_bytes(node_key[12:]).verify(
         signature["signature"], b"\x0bic-response" + tools.rih(signed)
     )
@@ -352,8 +359,6 @@ def test_another_canisters_information(ic: Any, tools: SimpleNamespace) -> None:
 
 
 def test_subnet_state(ic: Any, certifier: Certifier, root_key: bytes, tools: SimpleNamespace) -> None:
-    from knowtation_backup.sandbox.principal import to_text
-
     subnet = certifier.subnet_id
     assert read(ic, tools, root_key, b"subnet", subnet, b"type") == b"application"
     assert len(read(ic, tools, root_key, b"subnet", subnet, b"public_key")) == 133
@@ -377,9 +382,7 @@ def test_subnet_state(ic: Any, certifier: Certifier, root_key: bytes, tools: Sim
 # Directives of faults
 
 
-def test_stale_certificates_are_honestly_signed(
-    ic: Any, api: HttpApi, root_key: bytes, tools: SimpleNamespace
-) -> None:
+def test_stale_certificates_are_honestly_signed(ic: Any, api: HttpApi, root_key: bytes, tools: SimpleNamespace) -> None:
     request = HttpRequest(
         method="POST",
         path=f"/api/v3/canister/{tools.canister_text}/read_state",
@@ -392,7 +395,7 @@ def test_stale_certificates_are_honestly_signed(
 
 
 @pytest.mark.parametrize("version", ["v2", "v4"])
-def test_answer_later(  # noqa: PLR0913 - fixtures
+def test_answer_later(
     ic: Any, api: HttpApi, clock: SandboxClock, root_key: bytes, tools: SimpleNamespace, version: str
 ) -> None:
     content = ic.content("call")

@@ -86,7 +86,7 @@ def test_bad_signatures_are_refused(ic: Any, replica: Any, tools: SimpleNamespac
 @pytest.mark.parametrize("kind", ["call", "query", "read_state"])
 def test_expiry_window(ic: Any, tools: SimpleNamespace, kind: str) -> None:
     ic.identity = tools.ed25519()
-    extra = {"paths": []} if kind == "read_state" else {}
+    extra: dict[str, Any] = {"paths": []} if kind == "read_state" else {}
     now = time.time_ns()
     for expiry in (now - SECOND, now + 332 * SECOND):
         reply = ic.send(kind, ingress_expiry=expiry, **extra)
@@ -97,7 +97,7 @@ def test_expiry_window(ic: Any, tools: SimpleNamespace, kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "status"), [("call", 400), ("query", 200), ("read_state", 200)])
 def test_anonymous_reads_may_carry_any_expiry(ic: Any, kind: str, status: int) -> None:
-    extra = {"paths": []} if kind == "read_state" else {}
+    extra: dict[str, Any] = {"paths": []} if kind == "read_state" else {}
     assert ic.send(kind, ingress_expiry=1, **extra).status == status
     assert ic.send(kind, ingress_expiry=2**64 - 1, **extra).status == status
 
@@ -138,11 +138,17 @@ def test_bad_delegations_are_refused(ic: Any, tools: SimpleNamespace) -> None:
     refused(chain(ic, tools, {"expiration": 1}), 400, "Invalid delegation expiry: ")
     refused(chain(ic, tools, {"targets": [b"\x00"]}), 400, "Canister rrkah-fqaaa-aaaaa-aaaaq-cai is not one of the")
     refused(
-        chain(ic, tools, {"targets": [tools.canister]}, {"targets": [b"\x00"]}), 400, "not one of the delegation targets"
+        chain(ic, tools, {"targets": [tools.canister]}, {"targets": [b"\x00"]}),
+        400,
+        "not one of the delegation targets",
     )
     refused(chain(ic, tools, {}, {"to": 0}), 400, "cycle")
     refused(chain(ic, tools, *({} for _ in range(21))), 400, "Chain of delegations is too long")
-    refused(chain(ic, tools, {"targets": [tools.canister] + [bytes([i, j]) for i in range(5) for j in range(250)]}), 400, "at most 1000 targets")
+    refused(
+        chain(ic, tools, {"targets": [tools.canister] + [bytes([i, j]) for i in range(5) for j in range(250)]}),
+        400,
+        "at most 1000 targets",
+    )
     refused(chain(ic, tools, {"permissions": "some"}), 400, "unknown permissions")
 
 

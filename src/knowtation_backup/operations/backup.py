@@ -142,14 +142,19 @@ class _Writer:
         for number in range(_MAX_NUMBER + 1):
             name = ArtifactName(name=capture.name, taken_at=capture.taken_at, suffix=suffix, number=number)
             key = name.key
-            try:
-                self.sink.stat(key)
-            except BlobNotFoundError:
+            if not self._exists(key):
                 with contextlib.suppress(BlobExistsError):
                     self.sink.put(side_key(key, STARTED_NAME), [_started(key, capture)])
                     return key
         message = f"{_MAX_NUMBER + 1} archives of {capture.name} bear the stamp of this second in {self.sink.location}"
         raise SinkError(message, kind="no_free_name", hint="wait a second; check the clock")
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self.sink.stat(key)
+        except BlobNotFoundError:
+            return False
+        return True
 
     def _write(self, capture: Capture, archive_id: str, started: float) -> BackupReport:
         chunks = capture.chunks()

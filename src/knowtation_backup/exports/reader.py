@@ -33,6 +33,7 @@ from ..model.moments import parse_iso
 from ..model.reports import Finding
 from .records import (
     ContentRoot,
+    Proof,
     Record,
     RecordKind,
     TenantContent,
@@ -148,6 +149,7 @@ class ExportReader:
         user_id: The tenant of payloads that name none (versions 1 and 2).
         limits: Protection against hostile files.
         hashing: Whether to compute roots; without it `content_root` and `tenants` are not available.
+        proof_tenant: A tenant whose hashes are kept, so that `prove` can be asked about its records.
 
     Raises (while iterating):
         UnsupportedFormatError: An unknown version or kind, or a sealed file.
@@ -163,11 +165,14 @@ class ExportReader:
         user_id: str = "",
         limits: ReadLimits | None = None,
         hashing: bool = True,
+        proof_tenant: str | None = None,
     ) -> None:
         self._chunks = chunks
         self._user_id = user_id
         self._limits = limits or ReadLimits()
         self._hashing = hashing
+        self._proof_tenant = proof_tenant
+        self._kept: TenantContent | None = None
         self._facts: dict[str, Any] = {}
         self._version: int | None = None
         self._content: TenantContent | None = None
@@ -218,6 +223,18 @@ class ExportReader:
         self._need_end()
         return ContentRoot(self._tenants).hexdigest()
 
+    def prove(self, record: Record) -> Proof:
+        """
+        Return the proof that *record*, one of the ``proof_tenant``'s, is part of this payload.
+
+        Raises:
+            ConfigurationError: The payload holds no such record, or was not read to its end with this tenant kept.
+        """
+        self._need_end()
+        if self._kept is None:
+            raise ConfigurationError("the payload holds no tenant kept for proofs", kind="no_such_tenant")
+        return ContentRoot(self._tenants).prove(record, self._kept)
+
     def _need_end(self) -> None:
         if not (self._finished and self._hashing):
             raise ConfigurationError("read the payload to its end, with hashing, before asking for its root")
@@ -254,8 +271,6 @@ class ExportReader:
             raise IntegrityError(f"the payload is refused: {error}", kind="element_limit", hint=hint) from error
         except JsonError as error:
             raise IntegrityError(f"the payload is damaged: {error}", kind="bad_payload") from error
-        except ExportError as error:  # shapes are checked by the same functions as the hub's replies
-            raise IntegrityError(f"the payload is damaged: {error.message}", kind="bad_payload") from error
 
     def _cursor(self, chunks: Iterable[bytes], offset: int = 0) -> JsonCursor:
         return JsonCursor(chunks, value_limit_bytes=self._limits.element_bytes, offset=offset)
@@ -277,6 +292,8 @@ class ExportReader:
     def _close_tenant(self) -> None:
         if self._content is not None:
             self._tenants.append(self._content.digest())
+            if self._content.user_id == self._proof_tenant:
+                self._kept = self._content
             self._content = None
 
     # The shapes of contracts 2.1, outside in.
@@ -287,8 +304,7 @@ class ExportReader:
         for key in cursor.members():
             if key in ("format_version", "kind", "exported_at", "vault_id"):
                 self._facts[key] = cursor.value()
-                if key == "format_version":
-                    self._version = _supported_version(self._facts[key])
+                self._check_header()
             elif key == "users" and self._version == 4:
                 yield from self._users(cursor)
                 began = True
@@ -304,11 +320,16 @@ class ExportReader:
         cursor.finish()
         yield from self._held(held, began=began)
 
+    def _check_header(self) -> None:
+        if "format_version" in self._facts:
+            self._version = _supported_version(self._facts["format_version"])
+            kind = self._facts.get("kind")
+            if isinstance(kind, str) and kind != KINDS[self._version]:
+                message = f"a payload of version {self._version} cannot be of kind {kind!r:.80}"
+                raise UnsupportedFormatError(message)
+
     def _held(self, held: Mapping[str, bytes], *, began: bool) -> Iterator[_Run]:
         version = _supported_version(self._facts.get("format_version"))
-        kind = self._facts.get("kind")
-        if isinstance(kind, str) and kind != KINDS[version]:
-            raise UnsupportedFormatError(f"a payload of version {version} cannot be of kind {kind!r:.80}")
         if version == 4:
             if "users" in held:
                 yield from self._users(self._cursor((held["users"],)))
@@ -385,7 +406,11 @@ class ExportReader:
         where = f"{user_id}/{vault_id}"
 
         def single(raw: bytes) -> list[Note]:
-            note, adapted = note_from_json(cursor.parse(raw), where=where)
+            value = cursor.parse(raw)
+            try:
+                note, adapted = note_from_json(value, where=where)
+            except ExportError as error:  # what a hub must not say, a payload must not either
+                raise IntegrityError(f"the payload is damaged: {error.message}", kind="bad_payload") from error
             if adapted and len(self._findings) < _MAX_FINDINGS:
                 self._findings.append(Finding(code="note_adapted", where=f"{where}/{note.path}", message=adapted))
             return [note]

@@ -17,13 +17,14 @@ from knowtation_backup._engine.canonical import dumps
 from knowtation_backup.errors import (
     BackupError,
     ConfigurationError,
+    ExportError,
     IntegrityError,
     SourceUnavailableError,
     TruncatedError,
     UnsupportedFormatError,
 )
 from knowtation_backup.exports.reader import ExportReader, PayloadHeader, ReadLimits
-from knowtation_backup.exports.records import ContentRoot, RecordKind, TenantContent
+from knowtation_backup.exports.records import ContentRoot, RecordKind, TenantContent, note_record, verify_proof
 from knowtation_backup.hub.schema import Note
 
 Pieces = Callable[..., list[bytes]]
@@ -197,6 +198,13 @@ def test_a_failing_source_is_not_called_damaged(full: dict[str, Any], pieces: Pi
     with pytest.raises(SourceUnavailableError, match="gone"):
         ExportReader(failing()).read_all()
 
+    def capture() -> Iterator[bytes]:
+        yield pieces(full)[0]
+        raise ExportError("pages do not add up")
+
+    with pytest.raises(ExportError, match="add up"):
+        ExportReader(capture()).read_all()
+
 
 def test_roots_need_the_end_and_one_reading(full: dict[str, Any], pieces: Pieces) -> None:
     reader = ExportReader(pieces(full))
@@ -208,6 +216,16 @@ def test_roots_need_the_end_and_one_reading(full: dict[str, Any], pieces: Pieces
     assert unhashed.counts["tenants"] == 3
     with pytest.raises(ConfigurationError):
         _ = unhashed.content_root
+
+
+def test_a_single_note_is_proven_alone(full: dict[str, Any], pieces: Pieces) -> None:
+    reader = ExportReader(pieces(full), proof_tenant="google:1").read_all()
+    record = note_record("google:1", "work", Note(path="n/7.md", frontmatter="{}", body="w" * 7))
+    assert verify_proof(reader.content_root, record, reader.prove(record))
+    with pytest.raises(ConfigurationError):
+        reader.prove(note_record("google:1", "work", Note(path="n/7.md", frontmatter="{}", body="other")))
+    with pytest.raises(ConfigurationError):
+        ExportReader(pieces(full)).read_all().prove(record)
 
 
 RECORDS = [

@@ -6,10 +6,10 @@ Details are a JSON object. The keys used here, all others are ignored::
     payload_sha256, payload_size_bytes      over the opened payload
     content_root                            see `records`
     counts    {tenants, vaults, notes, proposals}
-    tenants   [{user_id, offset, size_bytes, sha256, content_root, vaults, notes, proposals}]
+    tenants   [{user_id, status, offset, size_bytes, sha256, content_root, vaults, notes, proposals}]
 
 where ``[offset, offset + size_bytes)`` are the bytes of the tenant's object inside the plain payload, and ``sha256`` is
-their digest.
+their digest. Tenants of status ``failed`` or ``absent`` are not in the payload and have none of this.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .reader import ExportReader, ReadLimits
 __all__ = ["TenantSegment", "TenantSegments", "verify_payload"]
 
 _COUNTS = ("tenants", "vaults", "notes", "proposals")
+_NOT_IN_PAYLOAD = ("failed", "absent")
 
 
 class _Hashed:
@@ -100,7 +101,7 @@ def _compare_content(reader: ExportReader, details: Mapping[str, Any]) -> list[F
     listed = details.get("tenants")
     if not isinstance(listed, list):
         return [*findings, _incomplete("details", "tenants")]
-    expected = {item.get("user_id"): item for item in listed if isinstance(item, Mapping)}
+    expected = {item.get("user_id"): item for item in listed if isinstance(item, Mapping) and _has_bytes(item)}
     for tenant in reader.tenants:
         item = expected.pop(tenant.user_id, None)
         if item is None:
@@ -111,6 +112,11 @@ def _compare_content(reader: ExportReader, details: Mapping[str, Any]) -> list[F
     message = "this tenant is in the details but not in the payload"
     findings += [Finding(code="tenant_missing", where=str(name), message=message) for name in expected]
     return findings
+
+
+def _has_bytes(tenant: Mapping[str, Any]) -> bool:
+    """Tell whether a tenant of the details is in the payload; those that could not be read are listed as well."""
+    return tenant.get("status") not in _NOT_IN_PAYLOAD
 
 
 def _compare(code: str, where: str, recorded: Mapping[str, Any], key: str, found: int | str) -> list[Finding]:
@@ -192,6 +198,8 @@ def _ranges(details: Mapping[str, Any]) -> list[_Range]:
     end = 0
     for item in listed if isinstance(listed, list) else (None,):
         facts = item if isinstance(item, dict) else {}
+        if not _has_bytes(facts):
+            continue
         values = [facts.get(name) for name in ("user_id", "offset", "size_bytes", "sha256")]
         match values:
             case [str(user_id), int(offset), int(size), str(digest)] if offset >= end and size > 0:

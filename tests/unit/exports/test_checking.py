@@ -71,6 +71,15 @@ def test_lost_and_added_tenants_are_named(full: dict[str, Any], details: dict[st
     }
 
 
+@pytest.mark.parametrize("status", ["failed", "absent"])
+def test_tenants_known_to_be_missing_are_not_findings(
+    full: dict[str, Any], details: dict[str, Any], pieces: Pieces, status: str
+) -> None:
+    details["tenants"].insert(1, {"user_id": "github:missing", "status": status, "listed": True})
+    assert verify_payload(pieces(full), details) == []
+    assert len(list(TenantSegments(pieces(full), details))) == 3
+
+
 def test_a_lost_empty_vault_is_noticed(full: dict[str, Any], details: dict[str, Any], pieces: Pieces) -> None:
     del full["users"][0]["vaults"][1]
     found = codes(verify_payload(pieces(full), details))

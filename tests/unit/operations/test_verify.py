@@ -126,7 +126,7 @@ def test_every_changed_byte_of_the_manifest_is_found_or_harmless(codec: Encrypti
             missed += 1
             read = Manifest.from_bytes(bytes(changed))
             # Only what nothing else says may differ: when writing ended, by what, and the hint which key to try.
-            own = {"finished_at": read.finished_at, "generator": read.generator, "codecs": read.codecs}
+            own: dict[str, Any] = {"finished_at": read.finished_at, "generator": read.generator, "codecs": read.codecs}
             assert attrs.evolve(manifest, **own) == attrs.evolve(read, extra={}), position
     assert missed < 60
 

@@ -15,10 +15,9 @@ file names a tenant or vault only after its content, that content is held until 
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -28,9 +27,9 @@ import msgspec
 from .._engine.canonical import JsonError, check_depth, loads
 from .._engine.jsonstream import JsonCursor, JsonTooLargeError, JsonTruncatedError
 from ..errors import ConfigurationError, ExportError, IntegrityError, TruncatedError, UnsupportedFormatError
-from ..hub.schema import DEFAULT_VAULT, Note, Proposal, note_from_json, proposal_vault_of
-from ..model.moments import parse_iso
+from ..hub.schema import DEFAULT_VAULT, Note, Proposal, note_from_json
 from ..model.reports import Finding
+from .entries import KINDS, Entry, PayloadHeader, Run
 from .records import (
     ContentRoot,
     Proof,
@@ -38,22 +37,11 @@ from .records import (
     RecordKind,
     TenantContent,
     TenantDigest,
-    note_record,
     parse_record,
-    proposal_record,
-    tenant_record,
-    vault_record,
 )
 from .unwrap import UnwrapLimits, unwrap
 
 __all__ = ["KINDS", "Entry", "ExportReader", "PayloadHeader", "ReadLimits"]
-
-KINDS: Mapping[int, str] = {
-    1: "knowtation-hosted-backup",
-    2: "knowtation-operator-vault-export",
-    4: "knowtation-operator-full-export",
-}
-"""The payload versions that are read, and the kind each one names."""
 
 _MAX_FINDINGS = 1000
 
@@ -67,70 +55,7 @@ class ReadLimits:
     unwrap: UnwrapLimits = attrs.field(factory=UnwrapLimits)
 
 
-@attrs.frozen(kw_only=True)
-class PayloadHeader:
-    """What a payload says of itself; `None` where it says nothing."""
-
-    format_version: int | None = None
-    """1, 2 or 4; `None` for the records form."""
-    kind: str | None = None
-    exported_at: str | None = None
-    """As written, normally ISO with milliseconds."""
-
-    @property
-    def exported_moment(self) -> dt.datetime | None:
-        """The moment of the export, or `None` when it is absent or not a date."""
-        try:
-            return parse_iso(self.exported_at) if self.exported_at else None
-        except ConfigurationError:
-            return None
-
-
-@attrs.frozen(kw_only=True)
-class Entry:
-    """One tenant, vault, note or proposal of a payload."""
-
-    kind: RecordKind
-    user_id: str
-    vault_id: str = ""
-    note: Note | None = attrs.field(default=None, repr=False)
-    proposal: Proposal | None = attrs.field(default=None, repr=False)
-
-    def record(self) -> Record:
-        """Return the canonical record of this entry."""
-        if self.note is not None:
-            return note_record(self.user_id, self.vault_id, self.note)
-        if self.proposal is not None:
-            return proposal_record(self.user_id, self.proposal)
-        if self.kind is RecordKind.VAULT:
-            return vault_record(self.user_id, self.vault_id)
-        return tenant_record(self.user_id)
-
-
-@attrs.frozen(kw_only=True)
-class _Run:
-    """Consecutive entries of one kind; a tenant or vault is one without items."""
-
-    kind: RecordKind
-    user_id: str
-    vault_id: str = ""
-    notes: Sequence[Note] = ()
-    proposals: Sequence[Proposal] = ()
-
-    def entries(self) -> Iterator[Entry]:
-        user_id, vault_id = self.user_id, self.vault_id
-        if self.kind is RecordKind.NOTE:
-            for note in self.notes:
-                yield Entry(kind=self.kind, user_id=user_id, vault_id=vault_id, note=note)
-        elif self.kind is RecordKind.PROPOSAL:
-            for proposal in self.proposals:
-                own = proposal_vault_of(proposal)
-                yield Entry(kind=self.kind, user_id=user_id, vault_id=own, proposal=proposal)
-        else:
-            yield Entry(kind=self.kind, user_id=user_id, vault_id=vault_id)
-
-
-_Parts = Mapping[str, Callable[[JsonCursor], Iterator[_Run]]]
+_Parts = Mapping[str, Callable[[JsonCursor], Iterator[Run]]]
 
 _note_rows = msgspec.json.Decoder(list[Note])
 _proposal_rows = msgspec.json.Decoder(list[dict[str, Any]], float_hook=Decimal)
@@ -249,7 +174,7 @@ class ExportReader:
             pass
         return self
 
-    def _runs(self) -> Iterator[_Run]:
+    def _runs(self) -> Iterator[Run]:
         if self._started:
             raise ConfigurationError("this payload was read already; make a new reader over fresh chunks")
         self._started = True
@@ -275,7 +200,7 @@ class ExportReader:
     def _cursor(self, chunks: Iterable[bytes], offset: int = 0) -> JsonCursor:
         return JsonCursor(chunks, value_limit_bytes=self._limits.element_bytes, offset=offset)
 
-    def _note_down(self, run: _Run) -> None:
+    def _note_down(self, run: Run) -> None:
         self._counts[run.kind] += len(run.notes) + len(run.proposals) or 1
         if not self._hashing:
             return
@@ -298,7 +223,7 @@ class ExportReader:
 
     # The shapes of contracts 2.1, outside in.
 
-    def _payload(self, cursor: JsonCursor) -> Iterator[_Run]:
+    def _payload(self, cursor: JsonCursor) -> Iterator[Run]:
         held: dict[str, bytes] = {}
         began = False
         for key in cursor.members():
@@ -328,7 +253,7 @@ class ExportReader:
                 message = f"a payload of version {self._version} cannot be of kind {kind!r:.80}"
                 raise UnsupportedFormatError(message)
 
-    def _held(self, held: Mapping[str, bytes], *, began: bool) -> Iterator[_Run]:
+    def _held(self, held: Mapping[str, bytes], *, began: bool) -> Iterator[Run]:
         version = _supported_version(self._facts.get("format_version"))
         if version == 4:
             if "users" in held:
@@ -342,32 +267,32 @@ class ExportReader:
             if key in held:
                 yield from self._vault_part(self._cursor((held[key],)), key)
 
-    def _vault_start(self) -> Iterator[_Run]:
-        yield _Run(kind=RecordKind.TENANT, user_id=self._user_id)
-        yield _Run(kind=RecordKind.VAULT, user_id=self._user_id, vault_id=self._vault_id())
+    def _vault_start(self) -> Iterator[Run]:
+        yield Run(kind=RecordKind.TENANT, user_id=self._user_id)
+        yield Run(kind=RecordKind.VAULT, user_id=self._user_id, vault_id=self._vault_id())
 
     def _vault_id(self) -> str:
         value = _text(self._facts.get("vault_id", ""), "vault_id")
         return value if value.strip() else DEFAULT_VAULT
 
-    def _vault_part(self, cursor: JsonCursor, key: str) -> Iterator[_Run]:
+    def _vault_part(self, cursor: JsonCursor, key: str) -> Iterator[Run]:
         if key == "notes":
             return self._notes(cursor, self._user_id, self._vault_id())
         return self._proposals(cursor, self._user_id)
 
-    def _users(self, cursor: JsonCursor) -> Iterator[_Run]:
+    def _users(self, cursor: JsonCursor) -> Iterator[Run]:
         for _ in cursor.elements():
             yield from self._named(cursor, "user_id", self._user_parts)
 
-    def _user_parts(self, user_id: str) -> tuple[_Run, _Parts]:
-        return _Run(kind=RecordKind.TENANT, user_id=user_id), {
+    def _user_parts(self, user_id: str) -> tuple[Run, _Parts]:
+        return Run(kind=RecordKind.TENANT, user_id=user_id), {
             "vaults": lambda cursor: self._vaults(cursor, user_id),
             "proposals": lambda cursor: self._proposals(cursor, user_id),
         }
 
-    def _vaults(self, cursor: JsonCursor, user_id: str) -> Iterator[_Run]:
-        def parts(vault_id: str) -> tuple[_Run, _Parts]:
-            entry = _Run(kind=RecordKind.VAULT, user_id=user_id, vault_id=vault_id)
+    def _vaults(self, cursor: JsonCursor, user_id: str) -> Iterator[Run]:
+        def parts(vault_id: str) -> tuple[Run, _Parts]:
+            entry = Run(kind=RecordKind.VAULT, user_id=user_id, vault_id=vault_id)
             return entry, {"notes": lambda cursor: self._notes(cursor, user_id, vault_id)}
 
         for _ in cursor.elements():
@@ -377,8 +302,8 @@ class ExportReader:
         self,
         cursor: JsonCursor,
         name_key: str,
-        parts_of: Callable[[str], tuple[_Run, _Parts]],
-    ) -> Iterator[_Run]:
+        parts_of: Callable[[str], tuple[Run, _Parts]],
+    ) -> Iterator[Run]:
         """Read an object that has a name and large parts, whichever comes first."""
         parts: _Parts | None = None
         held: list[tuple[str, bytes, int]] = []
@@ -402,7 +327,7 @@ class ExportReader:
             else:
                 inner.value()
 
-    def _notes(self, cursor: JsonCursor, user_id: str, vault_id: str) -> Iterator[_Run]:
+    def _notes(self, cursor: JsonCursor, user_id: str, vault_id: str) -> Iterator[Run]:
         where = f"{user_id}/{vault_id}"
 
         def single(raw: bytes) -> list[Note]:
@@ -416,9 +341,9 @@ class ExportReader:
             return [note]
 
         for notes in cursor.batches(_note_rows.decode, single):
-            yield _Run(kind=RecordKind.NOTE, user_id=user_id, vault_id=vault_id, notes=notes)
+            yield Run(kind=RecordKind.NOTE, user_id=user_id, vault_id=vault_id, notes=notes)
 
-    def _proposals(self, cursor: JsonCursor, user_id: str) -> Iterator[_Run]:
+    def _proposals(self, cursor: JsonCursor, user_id: str) -> Iterator[Run]:
         def single(raw: bytes) -> list[Proposal]:
             value = cursor.parse(raw)
             if not isinstance(value, dict):
@@ -426,9 +351,9 @@ class ExportReader:
             return [value]
 
         for proposals in cursor.batches(_decode_proposals, single):
-            yield _Run(kind=RecordKind.PROPOSAL, user_id=user_id, proposals=proposals)
+            yield Run(kind=RecordKind.PROPOSAL, user_id=user_id, proposals=proposals)
 
-    def _records(self, chunks: Iterable[bytes]) -> Iterator[_Run]:
+    def _records(self, chunks: Iterable[bytes]) -> Iterator[Run]:
         user_id: str | None = None
         count = 0
         expected: Any = None
@@ -449,7 +374,7 @@ class ExportReader:
                 user_id = record.user_id
             elif record.user_id != user_id:
                 raise IntegrityError("a record stands outside its tenant", kind="bad_payload", line=number)
-            yield _Run(
+            yield Run(
                 kind=record.kind,
                 user_id=record.user_id,
                 vault_id=record.vault_id,

@@ -38,7 +38,7 @@ from ..errors import BackupError, ConfigurationError, ExportError, SourceUnavail
 from ..model.events import Event
 from .address import HubAddress
 from .encoding import encode_segment, secret_text, tenant_headers
-from .failures import TRANSPORT_ERRORS, HubReply, error_code, reply_error, transport_error
+from .failures import HINTS, TRANSPORT_ERRORS, HubReply, error_code, reply_error, transport_error
 from .limits import HubLimits, HubTimeouts
 from .preflight import PreflightReport
 from .schema import (
@@ -480,7 +480,7 @@ class HubClient:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {"", "identity"}:
             message = f"the reply to {route} is compressed ({encoding[:20]}) although plain bytes were asked for"
-            raise ExportError(message, kind="encoded_reply", route=route)
+            raise ExportError(message, kind="encoded_reply", hint=HINTS["encoded_reply"], route=route)
         limit = self._settings.limits.reply_bytes
         body = io.BytesIO()  # grows in place and gives its buffer away without a copy
         stream: Any = response.stream  # always the synchronous kind: our transports and injected ones are BaseTransport
@@ -488,10 +488,11 @@ class HubClient:
             body.write(part)
             if body.tell() > limit:
                 message = f"the reply to {route} is larger than {limit} bytes"
-                raise ExportError(message, kind="reply_too_large", route=route, limit_bytes=limit)
+                hint = HINTS["reply_too_large"]
+                raise ExportError(message, kind="reply_too_large", hint=hint, route=route, limit_bytes=limit)
             if self._settings.monotonic() > deadline:
                 message = f"the reply to {route} was not complete after {self._settings.timeouts.total_seconds:g} s"
-                raise SourceUnavailableError(message, kind="timeout", route=route)
+                raise SourceUnavailableError(message, kind="timeout", hint=HINTS["timeout"], route=route)
         return body.getvalue()
 
 
@@ -499,5 +500,5 @@ def _not_json(route: str, body: bytes, *, passing: bool) -> BackupError:
     message = f"the reply to {route} is not JSON ({len(body)} bytes)"
     if passing:
         return SourceUnavailableError(f"{message}, and a second reading differed", kind="reply_not_json", route=route)
-    hint = "check the hub address: a web page answers instead of the hub?" if body.lstrip()[:1] == b"<" else ""
+    hint = "check the hub address: a web page answers instead of the hub?" if body.lstrip()[:1] == b"<" else HINTS["reply_not_json"]
     return ExportError(message, kind="reply_not_json", hint=hint, route=route)

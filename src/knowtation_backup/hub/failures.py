@@ -11,6 +11,7 @@ import datetime as dt
 import email.utils
 import ssl
 from collections.abc import Iterable
+from typing import Final
 
 import attrs
 import httpcore
@@ -19,7 +20,7 @@ import httpx
 from .._engine.canonical import JsonError, loads
 from ..errors import BackupError, ConfigurationError, RejectedError, SourceError, SourceUnavailableError
 
-__all__ = ["TRANSPORT_ERRORS", "HubReply", "error_code", "reply_error", "retry_after_seconds", "transport_error"]
+__all__ = ["HINTS", "TRANSPORT_ERRORS", "HubReply", "error_code", "reply_error", "retry_after_seconds", "transport_error"]
 
 _EXCERPT_CHARACTERS = 200
 _TRANSIENT = frozenset({408, 425, 429})
@@ -93,10 +94,10 @@ def reply_error(reply: HubReply, *, secrets: Iterable[str], now: dt.datetime) ->
     if transient:
         kind = "overloaded" if reply.status == 429 else "hub_unavailable"
         if wait := retry_after_seconds(reply.retry_after, now=now):
-            return SourceUnavailableError(said, kind=kind, hint=_HINTS[kind], **context, retry_after_seconds=wait)
-        return SourceUnavailableError(said, kind=kind, hint=_HINTS[kind], **context)
+            return SourceUnavailableError(said, kind=kind, hint=HINTS[kind], **context, retry_after_seconds=wait)
+        return SourceUnavailableError(said, kind=kind, hint=HINTS[kind], **context)
     kind = _kind(reply, code)
-    hint = _HINTS.get(kind, "")
+    hint = HINTS[kind]
     if kind == "redirected":
         context["location"] = _excerpt(reply.location.encode(), secrets)
     return RejectedError(said, kind=kind, hint=hint, **context)
@@ -125,25 +126,26 @@ def transport_error(error: BaseException, *, route: str, host: str) -> BackupErr
     refusal = _tls_refusal(error)
     if refusal is not None:
         return SourceError(
-            f"no trustworthy TLS connection to {host}: {refusal}", kind="tls", hint=_HINTS["tls"], route=route
+            f"no trustworthy TLS connection to {host}: {refusal}", kind="tls", hint=HINTS["tls"], route=route
         )
     if isinstance(error, _LOCAL):  # its text may quote a header
         return ConfigurationError(f"the request to {host} cannot be sent as HTTP", kind="not_sendable", route=route)
     if isinstance(error, _CONNECT):
         reason = _system_reason(error)
         return SourceUnavailableError(
-            f"cannot connect to {host}{reason}", kind="unreachable", hint=_HINTS["unreachable"], route=route
+            f"cannot connect to {host}{reason}", kind="unreachable", hint=HINTS["unreachable"], route=route
         )
     if isinstance(error, _TIMEOUT):
-        return SourceUnavailableError(f"{host} did not answer {route} in time", kind="timeout", route=route)
+        return SourceUnavailableError(f"{host} did not answer {route} in time", kind="timeout", hint=HINTS["timeout"], route=route)
     return SourceUnavailableError(
         f"the connection to {host} broke during {route} ({type(error).__name__}{_system_reason(error)})",
         kind="connection_lost",
+        hint=HINTS["connection_lost"],
         route=route,
     )
 
 
-_HINTS = {
+HINTS: Final = {
     "gateway_auth": "the hub has a gateway secret: pass gateway_secret=, the value of CANISTER_AUTH_SECRET",
     "operator_key": "the operator key is not the one a controller stored with admin_set_operator_export_secret; "
     "compare KNOWTATION_OPERATOR_EXPORT_KEY",
@@ -153,6 +155,13 @@ _HINTS = {
     "overloaded": "lower the concurrency or try again later",
     "hub_unavailable": "the canister may be stopped, frozen, out of cycles, or its reply too large; try again later",
     "unreachable": "check the address, the network and that the hub is running",
+    "timeout": "try again later, or raise HubTimeouts if the hub is known to be slow",
+    "connection_lost": "try again later; check proxies between here and the hub if it goes on",
+    "reply_not_json": "check the hub address; if it is right, report the reply to the hub's owner",
+    "reply_too_large": "no canister can send that much: check the hub address, or raise HubLimits.reply_bytes",
+    "encoded_reply": "a proxy compresses although it was asked not to: go around it",
+    "forbidden": "the hub or a proxy before it refuses this client: check the gateway secret and any access rules",
+    "rejected": "the hub refused the request for a reason of its own: see its answer",
     "tls": "check the host name and the certificate authorities of this machine; the check is never skipped",
 }
 

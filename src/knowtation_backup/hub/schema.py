@@ -346,4 +346,5 @@ def _name(value: Any) -> str:
 
 def _bad_reply(what: str, reason: str, where: str = "") -> ExportError:
     place = f" of {where}" if where else ""
-    return ExportError(f"the {what}{place} is not as documented: {reason}", kind="bad_reply", where=where)
+    hint = "check the hub's version, and report the reply to its owner"
+    return ExportError(f"the {what}{place} is not as documented: {reason}", kind="bad_reply", hint=hint, where=where)

@@ -151,8 +151,10 @@ class TenantSegments:
         details: Its details; ``tenants`` in ascending order of ``offset``.
         only: The tenants wanted, or `None` for all.
 
+    Raises:
+        ManifestError: The details are not as documented; before anything is read.
+
     Raises (while iterating):
-        ManifestError: The details are not as documented.
         TruncatedError: The payload ends before a recorded tenant does.
         DigestMismatchError: A tenant's bytes are not those recorded; the error names it.
     """

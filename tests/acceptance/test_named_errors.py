@@ -257,10 +257,11 @@ def in_mounted_directory(url: str, directory: str, case: str) -> None:
     vault = Vault(directory=Path(directory), archive_id=archive_id)
     before = sorted(path.name for path in Path(directory).rglob("*"))
     expected = {"full": SinkFullError, "readonly": SinkPermissionError}[case]
-    fails = {
+    actions: dict[str, Callable[[], object]] = {
         "full": lambda: sink.put("filler.bin", itertools.repeat(b"x" * 4096, 64)),
         "readonly": lambda: _back_up(vault, url),
-    }[case]
+    }
+    fails = actions[case]
     with pytest.raises(expected) as caught:
         fails()
     assert caught.value.hint

@@ -191,7 +191,9 @@ class _Writer:
             counts=dict(result.counts),
             generator=_generator(),
         )
-        self.sink.put(manifest_key(archive_id), [manifest.to_bytes()])
+        data = manifest.to_bytes()
+        if self.sink.put(manifest_key(archive_id), [data]).size_bytes != len(data):
+            raise TruncatedError(f"the manifest of {archive_id} was not stored whole", archive_id=archive_id)
         return BackupReport(
             manifest=manifest,
             payload_bytes=artifact.plain_bytes,

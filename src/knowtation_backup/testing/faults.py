@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from ..contracts import ArchiveSink
-from ..errors import SinkUnavailableError
+from ..errors import BackupError, SinkUnavailableError
 from ..model.blobs import BlobInfo, SinkCapabilities
 
 __all__ = ["FaultMoment", "FaultSink"]
@@ -16,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class FaultMoment(enum.Enum):
-    """When an operation fails: before it does anything, in the middle, or after it succeeded (a lost answer)."""
+    """When an operation fails: before it does anything, in the middle, or after it was done (a lost answer)."""
 
     BEFORE = "before"
     DURING = "during"
@@ -96,10 +97,11 @@ class FaultSink(ArchiveSink):
         planned = self._count(operation)
         if planned in {FaultMoment.BEFORE, FaultMoment.DURING}:
             raise self._error(operation)
-        result = act()
         if planned is FaultMoment.AFTER:
+            with contextlib.suppress(BackupError):  # a lost refusal is lost as well
+                act()
             raise self._error(operation)
-        return result
+        return act()
 
     def _stream(self, operation: str, act: Callable[[], Iterator[_T]]) -> Iterator[_T]:
         planned = self._count(operation)

@@ -132,12 +132,12 @@ class PageTables:
         arguments.end = end
         while start < end:
             arguments.start = start
-            arguments.walk_end = 0
             count = self._ioctl(descriptor, _PAGEMAP_SCAN, pointer)
             if count < 0:
                 raise _os_error("PAGEMAP_SCAN")
             found += [(regions[3 * i], regions[3 * i + 1]) for i in range(count)]
-            start = arguments.walk_end
+            # Not by walk_end: kernels up to 6.18 at least leave an early value there when there are more than 512 regions.
+            start = found[-1][1] if count == _REGIONS else end
         return found
 
     def _read(self, start: int, end: int) -> list[tuple[int, int]]:

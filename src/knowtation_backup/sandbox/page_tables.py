@@ -136,7 +136,7 @@ class PageTables:
             if count < 0:
                 raise _os_error("PAGEMAP_SCAN")
             found += [(regions[3 * i], regions[3 * i + 1]) for i in range(count)]
-            # Not by walk_end: kernels up to 6.18 at least leave an early value there when there are more than 512 regions.
+            # Not by walk_end: kernels (6.18 at least) leave an early value there when there are more than 512 regions.
             start = found[-1][1] if count == _REGIONS else end
         return found
 

@@ -1,6 +1,7 @@
 import ctypes
 import mmap
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +14,7 @@ PAGE = mmap.PAGESIZE
 
 
 @pytest.fixture(params=[True, False], ids=["scan", "pagemap"])
-def tables(request: pytest.FixtureRequest):
+def tables(request: pytest.FixtureRequest) -> Iterator[PageTables]:
     tables = PageTables(scan=None if request.param else False)
     yield tables
     tables.close()

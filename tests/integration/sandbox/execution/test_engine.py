@@ -155,7 +155,12 @@ def test_certified_data_and_timer_last_only_on_success(one: Any) -> None:
 def test_queries_get_a_certificate_only_when_they_ask(one: Any) -> None:
     canister = one.canister()
     asked: list[bytes] = []
-    one.replica.data_certificate = lambda canister_id: asked.append(canister_id) or b"proof"
+
+    def certificate(canister_id: bytes) -> bytes:
+        asked.append(canister_id)
+        return b"proof"
+
+    one.replica.data_certificate = certificate
 
     one.query(canister, "get")
     assert asked == []

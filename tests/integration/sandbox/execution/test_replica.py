@@ -21,18 +21,10 @@ def to(
     callee: Any, method: str, payload: bytes = b"", *, reply: int = REPLY, cycles: int = 0, timeout: int = 0
 ) -> bytes:
     """Argument of the test canister's `call`."""
-    callee = callee if isinstance(callee, bytes) else callee.canister_id
+    target: bytes = callee if isinstance(callee, bytes) else callee.canister_id
     name = method.encode()
-    return (
-        bytes([len(callee)])
-        + callee
-        + bytes([len(name)])
-        + name
-        + bytes([reply])
-        + u64(cycles)
-        + u64(timeout)
-        + payload
-    )
+    front = bytes([len(target)]) + target + bytes([len(name)]) + name + bytes([reply])
+    return front + u64(cycles) + u64(timeout) + payload
 
 
 # Calls between canisters
@@ -292,7 +284,7 @@ def test_composite_queries_nest_up_to_a_limit(one: Any) -> None:
         argument = to(canister, "echo_query", b"end")
         for _ in range(depth):
             argument = to(canister, "call_query", argument)
-        return one.query(canister, "call_query", argument)
+        return bytes(one.query(canister, "call_query", argument))
 
     assert nested(3) == b"end"
     assert b"nested deeper" in nested(8)

@@ -118,7 +118,6 @@ class TenantReader:
         user_id: The tenant.
         listed: Whether the hub's index lists it; others are left out of the payload unless they have content.
         vault_id: Read this vault only, and do not ask for the list.
-        content_user_id: The tenant id in records; differs where the payload names no tenant.
     """
 
     def __init__(
@@ -128,11 +127,10 @@ class TenantReader:
         *,
         listed: bool,
         vault_id: str | None = None,
-        content_user_id: str | None = None,
     ) -> None:
         self.user_id = user_id
         self.listed = listed
-        self.content = TenantContent(user_id if content_user_id is None else content_user_id)
+        self.content = TenantContent(user_id)
         self.proposals_without_id = 0
         self.partial_vaults: list[str] = []
         self._only = vault_id
@@ -169,20 +167,19 @@ class TenantReader:
         if self._form.sorted:
             order.sort(key=_utf8)
         probes = {vault_id: Step[Piece](functools.partial(self._probe, vault_id)) for vault_id in probed}
-        heads = Step[Piece](functools.partial(self._heads, order, probes.keys()), tuple(probes.values()))
+        heads: list[Step[Piece]] = []
+        if self._form.sorted:
+            name_all = functools.partial(self._heads, order, probes.keys())
+            heads.append(Step(name_all, tuple(probes.values())))
         vaults = [
-            Step[Piece](functools.partial(self._probed_vault, vault_id), (probes[vault_id],))
+            Step[Piece](functools.partial(self._probed_vault, vault_id), (probes[vault_id], *heads))
             if vault_id in probes
             else Step[Piece](functools.partial(self._vault, vault_id))
             for vault_id in order
         ]
         lists = [Step[Piece](functools.partial(self._list, vault_id)) for vault_id in order]
         plan = Step[Piece](functools.partial(self._plan, order), tuple(lists))
-        return (
-            [*probes.values(), heads, *vaults, *lists, plan]
-            if self._form.sorted
-            else [*probes.values(), *vaults, *lists, plan]
-        )
+        return [*probes.values(), *heads, *vaults, *lists, plan]
 
     # -- vaults -------------------------------------------------------------------------------------------------------
 
@@ -201,8 +198,12 @@ class TenantReader:
         return Done(tuple(remarks), size_bytes=content.reply_bytes)
 
     def _heads(self, order: Sequence[str], probed: Collection[str]) -> Done[Piece]:
+        """Name every vault before the content of any; the records of vaults that turn out unreadable stay."""
         existing = [vault_id for vault_id in order if vault_id not in probed or vault_id in self._probes]
-        part = self._form.vault_heads(self.content.user_id, existing)
+        with self._lock:
+            for vault_id in existing:
+                self.content.add_vault(vault_id)
+        part = self._form.vault_heads(self.user_id, existing)
         return Done((part,) if part and part.size_bytes else ())
 
     def _probed_vault(self, vault_id: str) -> Done[Piece]:
@@ -219,9 +220,10 @@ class TenantReader:
 
     def _whole(self, vault_id: str, content: VaultNotes, remarks: list[Remark]) -> Done[Piece]:
         with self._lock:
-            self.content.add_vault(vault_id)
+            if not self._form.sorted:
+                self.content.add_vault(vault_id)
             self.content.add_notes(vault_id, content.notes)
-        part = self._form.vault(self.content.user_id, vault_id, content)
+        part = self._form.vault(self.user_id, vault_id, content)
         return Done((*remarks, part), size_bytes=part.size_bytes)
 
     def _read_vault(self, vault_id: str, finish: Callable[[VaultNotes, list[Remark]], T]) -> T:
@@ -277,7 +279,8 @@ class TenantReader:
             error.hint = f"{error.hint}; {advice}" if error.hint else advice
             return Done((self._problem("vault", error, vault_id=vault_id),))
         with self._lock:
-            self.content.add_vault(vault_id)
+            if not self._form.sorted:
+                self.content.add_vault(vault_id)
             self.partial_vaults.append(vault_id)
         message = (
             f"the vault cannot be read whole ({error.kind}); {len(paths)} notes known from earlier are read singly"
@@ -285,7 +288,7 @@ class TenantReader:
         problem = Problem(what="vault", vault_id=vault_id, kind="vault_partial", message=message, hint=error.hint)
         ordered = sorted(paths, key=_utf8) if self._form.sorted else list(paths)
         notes = [Step[Piece](functools.partial(self._note, vault_id, path)) for path in ordered]
-        return Done((problem, self._form.vault_open(self.content.user_id, vault_id)), notes)
+        return Done((problem, self._form.vault_open(self.user_id, vault_id)), notes)
 
     def _note(self, vault_id: str, path: str) -> Done[Piece]:
         try:
@@ -304,7 +307,7 @@ class TenantReader:
             return Done((self._problem("note", error, vault_id=vault_id, name=path),))
         with self._lock:
             self.content.add_note(vault_id, note)
-        part = self._form.note(self.content.user_id, vault_id, note)
+        part = self._form.note(self.user_id, vault_id, note)
         return Done((part,), size_bytes=part.size_bytes)
 
     # -- proposals ----------------------------------------------------------------------------------------------------
@@ -375,7 +378,7 @@ class TenantReader:
             pieces.append(RawReply(vault_id=planned.visited, proposal_id=asked, content=parsed.raw))
         with self._lock:
             self.content.add_proposal(proposal)
-        part = self._form.proposal(self.content.user_id, proposal)
+        part = self._form.proposal(self.user_id, proposal)
         return Done((*pieces, part), size_bytes=part.size_bytes + len(parsed.raw or b""))
 
     # -- helpers ------------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ def is_canister_id(text: str) -> bool:
         data = base64.b32decode(digits.upper() + "=" * (-len(digits) % 8))
     except binascii.Error:
         return False
+    if base64.b32encode(data).decode().rstrip("=").lower() != digits:
+        return False  # bits beyond the last byte are not zero: another spelling of the same bytes
     return 4 < len(data) <= 33 and zlib.crc32(data[4:]) == int.from_bytes(data[:4], "big")
 
 

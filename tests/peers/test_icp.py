@@ -13,8 +13,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from knowtation_backup.sandbox import Answer, AnswerLater, SandboxNetwork, SandboxServer, StaleCertificate, Tamper, candid
-from knowtation_backup.sandbox.principal import to_text
+from knowtation_backup.sandbox import (
+    Answer,
+    AnswerLater,
+    SandboxNetwork,
+    SandboxServer,
+    StaleCertificate,
+    Tamper,
+    candid,
+)
+from knowtation_backup.sandbox.principal import from_text, to_text
 
 pytestmark = [pytest.mark.peers, pytest.mark.sandbox]
 
@@ -32,7 +40,12 @@ class Icp:
 
     def run(self, *arguments: str, ok: bool = True) -> str:
         """Return what the command printed (standard error for failures)."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "ICP_HOME": str(self.home), "DO_NOT_TRACK": "1"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "ICP_HOME": str(self.home),
+            "DO_NOT_TRACK": "1",
+        }
         done = subprocess.run(  # noqa: S603 - the peer under test
             [self.binary, *arguments, *self.target],
             env=environment,
@@ -133,9 +146,9 @@ def test_the_life_of_a_canister(icp: Icp, created: str, counter_wasm: bytes, net
 def test_a_snapshot_of_several_megabytes(icp: Icp, network: SandboxNetwork) -> None:
     """The Motoko hub, installed in chunks: its module and heap take several requests each way, in parallel."""
     wasm = (resources.files("knowtation_backup.sandbox") / "wasm" / "hub.wasm").read_bytes()
-    principal = re.findall(r"[a-z0-9-]+-[a-z0-9]{3}", icp_principal(icp))[-1]
-    canister_id = network.create_canister(wasm, controllers=[_bytes(principal)])
-    canister = to_text(canister_id)
+    bare = Icp(icp.binary, icp.home)
+    operator = from_text(bare.run("identity", "principal", "--identity", "operator"))
+    canister = to_text(network.create_canister(wasm, controllers=[operator]))
     icp.canister("stop", canister)
     first = json.loads(icp.snapshot("create", canister, "--json"))["snapshot_id"]
     directory = icp.home / "hub"
@@ -148,17 +161,6 @@ def test_a_snapshot_of_several_megabytes(icp: Icp, network: SandboxNetwork) -> N
         assert (directory / name).read_bytes() == (again / name).read_bytes(), name
     icp.snapshot("restore", canister, second)
     icp.canister("start", canister)
-
-
-def icp_principal(icp: Icp) -> str:
-    bare = Icp(icp.binary, icp.home)
-    return bare.run("identity", "principal", "--identity", "operator")
-
-
-def _bytes(text: str) -> bytes:
-    from knowtation_backup.sandbox.principal import from_text
-
-    return from_text(text)
 
 
 def test_it_polls_after_202_and_repeats_after_429(icp: Icp, network: SandboxNetwork, counter: bytes) -> None:

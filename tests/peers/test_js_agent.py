@@ -19,7 +19,7 @@ Agent = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def agent(
+def agent(  # noqa: PLR0917 - fixtures
     node: str, node_modules: Path, network: SandboxNetwork, server: SandboxServer, counter_wasm: bytes, tmp_path: Path
 ) -> Agent:
     """Runs a scenario of ``agent.cjs``."""

@@ -39,7 +39,10 @@ _EXPIRY_NS: Final = 240 * 1_000_000_000
 _POLL_SECONDS: Final = 0.01
 _DEFAULT_CYCLES: Final = 100_000_000_000_000
 
-_CREATE_FIELDS: Final[Mapping[str, candid.CandidType]] = {"amount": candid.Opt(candid.NAT)}
+_CREATE_FIELDS: Final[Mapping[str, candid.CandidType]] = {
+    "amount": candid.Opt(candid.NAT),
+    "specified_id": candid.Opt(candid.PRINCIPAL),
+}
 _VARIANT_INSTALL: Final[Mapping[str, candid.CandidType]] = {"install": candid.NULL}
 _INSTALL_FIELDS: Final[Mapping[str, candid.CandidType]] = {
     "mode": candid.Variant(_VARIANT_INSTALL),
@@ -169,7 +172,13 @@ class SandboxNetwork:
         return server
 
     def create_canister(
-        self, wasm: bytes = b"", arg: bytes = b"", controllers: Sequence[bytes] = (), cycles: int = _DEFAULT_CYCLES
+        self,
+        wasm: bytes = b"",
+        arg: bytes = b"",
+        controllers: Sequence[bytes] = (),
+        cycles: int = _DEFAULT_CYCLES,
+        *,
+        specified_id: bytes | None = None,
     ) -> bytes:
         """
         Create a canister, install *wasm*, and return its id.
@@ -179,13 +188,13 @@ class SandboxNetwork:
             arg: Candid for its init function.
             controllers: Who controls it in the end; the network's operator when empty.
             cycles: Its first balance.
+            specified_id: The id it shall have; the next free one when `None`.
 
         Raises:
             Rejected: The network refused a step; a canister may exist already.
         """
-        created = self._manage(
-            "provisional_create_canister_with_cycles", FIRST_CANISTER, _CREATE_FIELDS, {"amount": cycles}
-        )
+        wanted = {"amount": cycles, "specified_id": specified_id}
+        created = self._manage("provisional_create_canister_with_cycles", FIRST_CANISTER, _CREATE_FIELDS, wanted)
         (fields,) = candid.decode(created, [candid.Record(_CREATED_FIELDS)])
         canister_id: bytes = fields["canister_id"]
         about: dict[str, object] = {"canister_id": canister_id}

@@ -1,8 +1,8 @@
 """
 Unmodified third-party clients against the sandbox.
 
-npm packages are looked for in ``tests/peers/node_modules`` (``npm install`` in this folder) or below the directory named
-by ``KNOWTATION_BACKUP_PEERS``. Without them the tests that need them are skipped; where ``CI`` is set they fail instead.
+npm packages are looked for in ``tests/peers/node_modules`` (``npm install`` in this folder) or below the directory
+named by ``KNOWTATION_BACKUP_PEERS``. Without them the tests that need them are skipped; where ``CI`` is set they fail.
 """
 
 import json

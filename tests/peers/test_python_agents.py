@@ -1,9 +1,9 @@
 """
 The two Python agents, ic-py and its successor icp-py-core.
 
-Neither verifies what a local network signs: ic-py never does; icp-py-core needs a module that is on no index, and takes the
-signatures of queries for missing where cbor2 (6 and newer) decodes them as a tuple. What they prove is the plain protocol:
-untagged envelopes, the oldest endpoints, the absence of nonces.
+Neither verifies what a local network signs: ic-py never does; icp-py-core needs a module that is on no index, and takes
+the signatures of queries for missing where cbor2 (6 and newer) decodes them as a tuple. What they prove is the plain
+protocol: untagged envelopes, the oldest endpoints, the absence of nonces.
 """
 
 import os

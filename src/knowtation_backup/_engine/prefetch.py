@@ -169,7 +169,8 @@ class _Run(Generic[T]):
 
     def next_values(self) -> Sequence[T] | None:
         with self._progress:
-            self._cancellation.check()
+            if self._failure is None:  # a failure cancels the run, too, and is the better news
+                self._cancellation.check()
             node = self._next_node()
             if node is None:
                 return None
@@ -191,12 +192,12 @@ class _Run(Generic[T]):
             return done.values
 
     def _next_node(self) -> _Node[T] | None:
-        if self._stack:
-            return self._stack.pop()
-        if not self._roots:
+        if self._failure is None and not self._stack and not self._roots:
             self._take_root()
         if self._failure is not None:
             raise self._failure
+        if self._stack:
+            return self._stack.pop()
         return self._roots.popleft() if self._roots else None
 
     def close(self) -> None:

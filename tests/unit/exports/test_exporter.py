@@ -463,7 +463,7 @@ def test_hub_17_index_drift_is_recorded(fake_hub: Hub) -> None:
         fake_hub.tenants.setdefault("new", {"default": {"notes": [], "proposals": []}})
 
     fake_hub.rules.append(on_path("/u03-2", change))
-    _, result = export(fake_hub)
+    _, result = export(fake_hub, concurrency=1)
     assert result.details["index"] == {"before": 4, "after": 4, "added": ["new"], "removed": ["u00"]}
     assert codes(result) == ["index_drift"]
     assert result.complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -33,6 +34,8 @@ __all__ = ["Management", "ManagementRequest", "Replica"]
 
 HISTORY_NS = 300_000_000_000
 """How long the history keeps a request after its expiry."""
+MAX_HISTORY_REPLY_BYTES = 256 << 20
+"""Replies the history keeps in all; the oldest are dropped first, and their requests become "done"."""
 STOP_TIMEOUT_NS = 300_000_000_000
 HEAP_DELTA_BYTES_PER_SECOND = 75 << 20
 MAX_MESSAGES_PER_CALL = 10_000
@@ -107,6 +110,8 @@ class Replica:
         self.canisters: dict[bytes, Canister] = {}
         self._history: dict[bytes, RequestStatus] = {}
         self._forget_after: dict[bytes, int] = {}
+        self._replies: collections.deque[bytes] = collections.deque()
+        self._reply_bytes = 0
         self._waits: dict[bytes, list[_Wait]] = {}
         self._drained_at = clock.now_ns()
         self._scheduler = Scheduler(
@@ -132,7 +137,7 @@ class Replica:
                 return known
             self._check_ingress(call)
             self._history[call.request_id] = RequestStatus(
-                state=RequestState.PROCESSING, sender=call.sender, canister_id=call.effective_canister_id
+                state=RequestState.PROCESSING, sender=call.sender, canister_id=call.canister_id
             )
             self._forget_after[call.request_id] = call.ingress_expiry + HISTORY_NS
             self._scheduler.submit(
@@ -180,8 +185,11 @@ class Replica:
                     self.management.out_of_cycles(canister)
             for request_id in [key for key, after in self._forget_after.items() if after < now]:
                 # A request that still waits must be found by whoever polls for it.
-                if self._history[request_id].answer is not None:
+                if self._history[request_id].state is not RequestState.PROCESSING:
+                    self._drop_reply(request_id)
                     del self._history[request_id], self._forget_after[request_id]
+            while self._replies and self._replies[0] not in self._history:
+                self._replies.popleft()
             self._scheduler.expire()
             self._time_out_waits(now)
             for canister in list(self.canisters.values()):
@@ -260,6 +268,16 @@ class Replica:
     def _finish(self, call: Call, answer: Answer) -> None:
         state = RequestState.REPLIED if isinstance(answer, Replied) else RequestState.REJECTED
         self._history[call.request_id] = attrs.evolve(self._history[call.request_id], state=state, answer=answer)
+        self._reply_bytes += _size(answer)
+        self._replies.append(call.request_id)
+        while self._reply_bytes > MAX_HISTORY_REPLY_BYTES and len(self._replies) > 1:
+            self._drop_reply(self._replies.popleft())
+
+    def _drop_reply(self, request_id: bytes) -> None:
+        status = self._history.get(request_id)
+        if status is not None and isinstance(status.answer, Replied):
+            self._reply_bytes -= _size(status.answer)
+            self._history[request_id] = attrs.evolve(status, state=RequestState.DONE, answer=None)
 
     def _to_management(self, request: Request) -> None:
         from_user = request.ingress is not None
@@ -299,3 +317,7 @@ class Replica:
         self._drained_at = now
         for canister in self.canisters.values():
             canister.heap_delta_debit = max(0, canister.heap_delta_debit - drained)
+
+
+def _size(answer: Answer) -> int:
+    return len(answer.data) if isinstance(answer, Replied) else 0

@@ -172,6 +172,26 @@ def test_resets_before_and_after_execution(network: SandboxNetwork, counter: byt
         assert network.query(counter, "get", NOTHING) == nat64(1)
 
 
+def test_the_history_drops_its_oldest_replies(
+    network: SandboxNetwork, counter: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knowtation_backup.sandbox.replica.MAX_HISTORY_REPLY_BYTES", 2_500_000)
+    blob = b"DIDL\x01\x6d\x7b\x01\x00\x80\x80\x40" + bytes(1 << 20)
+    with network.serve() as server, httpx.Client(base_url=server.url) as client:
+        envelopes = [envelope(counter, "echo", arg=blob) for _ in range(3)]
+        for body in envelopes:
+            assert len(post(client, counter, body).content) > 1 << 20
+        sizes = [len(post(client, counter, body).content) for body in envelopes]
+        assert sizes[0] < 2000
+        assert min(sizes[1:]) > 1 << 20
+        again = cbor2.loads(post(client, counter, envelopes[0]).content[3:])
+        assert cbor2.dumps([3, b"done"]) in again["certificate"]
+    assert network.replica._reply_bytes == 2 * len(blob)
+    network.clock.advance(1000)
+    network.tick()
+    assert (network.replica._reply_bytes, len(network.replica._replies), len(network.replica._history)) == (0, 0, 0)
+
+
 def test_stopped_canisters_refuse_without_certificate(network: SandboxNetwork, counter: bytes) -> None:
     about = b"DIDL\x01\x6c\x01\xb3\xc4\xb1\xf2\x04\x68\x01\x00\x01\x0a" + counter
     network.update(b"", "stop_canister", about, network.operator)

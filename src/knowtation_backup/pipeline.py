@@ -21,7 +21,7 @@ from .model.details import ArchiveDetails
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import BackupReport, ForgetReport, VerifyLevel, VerifyReport
 from .operations.backup import BackupOptions, backup
-from .operations.catalog import find_archive, list_archives
+from .operations.catalog import find_archive, list_archives, resolve_archive
 from .operations.forget import apply_forget, plan_forget
 from .operations.read import read, read_details, read_manifest
 from .operations.verify import PayloadChecker, verify
@@ -80,7 +80,7 @@ class Pipeline:
         """Check an archive and report every finding."""
         return verify(
             self.sink,
-            self.find(archive_id).archive_id,
+            resolve_archive(self.sink, archive_id),
             level=level,
             codec=self.codec,
             payload_checker=self.payload_checker,
@@ -90,11 +90,11 @@ class Pipeline:
 
     def read(self, archive_id: str = "latest") -> Iterator[bytes]:
         """Yield the payload of an archive: plaintext, checked before the first byte."""
-        yield from read(self.sink, self.find(archive_id).archive_id, self.codec)
+        yield from read(self.sink, resolve_archive(self.sink, archive_id), self.codec)
 
     def details(self, archive_id: str = "latest") -> ArchiveDetails:
         """Return what the capture of an archive found."""
-        manifest = read_manifest(self.sink, self.find(archive_id).archive_id)
+        manifest = read_manifest(self.sink, resolve_archive(self.sink, archive_id))
         return read_details(self.sink, manifest, self.codec)
 
     def plan_forget(self) -> ForgetPlan:

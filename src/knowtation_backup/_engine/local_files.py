@@ -68,7 +68,8 @@ _BY_CODE: Final[Mapping[int, _Translation]] = {
     errno.EPERM: _REFUSED,
     errno.ENOENT: _MISSING,
     errno.EEXIST: _TAKEN,
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL), _BAD_PATH),
+    errno.EINVAL: (SinkError, None, ""),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), _BAD_PATH),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM), _EXHAUSTED),
 }
 _BY_CLASS: Final[Mapping[type[OSError], _Translation]] = {
@@ -101,7 +102,8 @@ def translate_os_error(
         free_bytes: What the file system had left.
     """
     code = error.errno
-    why = os.strerror(code) if code is not None else f"{type(error).__name__}: {str(error)[:200]}"
+    # File systems of fsspec put the server's own words into strerror.
+    why = error.strerror or (os.strerror(code) if code is not None else f"{type(error).__name__}: {error}")
     facts: dict[str, Any] = {"errno": code, "written_bytes": written_bytes, "free_bytes": free_bytes}
     cls, kind, hint = _classify(error)
     if cls is SinkFullError:
@@ -109,7 +111,7 @@ def translate_os_error(
         free = "" if free_bytes is None else f"{free_bytes} bytes are free"
         hint = "; ".join(part for part in (needed, free, hint) if part)
     context = {name: value for name, value in facts.items() if value is not None}
-    return cls(f"{doing} failed: {why}", kind=kind, hint=hint, **context)
+    return cls(f"{doing} failed: {why[:300]}", kind=kind, hint=hint, **context)
 
 
 def _classify(error: OSError) -> _Translation:
@@ -217,13 +219,12 @@ class NewFile:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        try:
+        # What is published was flushed before, so closing can lose nothing. The hidden name is gone already after a
+        # publish; where it cannot be removed, the leftover is found by that name later.
+        with contextlib.suppress(OSError):
             os.close(self._fd)
-        finally:
-            # After a successful publish the hidden name is gone already. When it cannot be removed the bytes are
-            # nevertheless safe or unpublished: the leftover is found by its name later.
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._directory_fd)
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary, dir_fd=self._directory_fd)
 
     def write(self, data: bytes) -> None:
         """Append bytes; small pieces are gathered first."""

@@ -23,15 +23,16 @@ from ..errors import (
     BlobNotFoundError,
     DigestMismatchError,
     IntegrityError,
+    InternalError,
     SinkError,
     TruncatedError,
 )
 from ..model.blobs import BlobRef
 from ..model.details import ArchiveDetails
 from ..model.events import Event
-from ..model.manifest import DETAILS_NAME, STARTED_NAME, Manifest, manifest_key, side_key
+from ..model.manifest import DETAILS_NAME, MANIFEST_NAME, STARTED_NAME, Manifest, manifest_key, side_key
 from ..model.moments import iso_ms
-from ..model.reports import BackupReport
+from ..model.reports import BackupReport, CaptureResult
 from .metering import Meter
 from .naming import ArtifactName
 from .read import open_blob
@@ -162,6 +163,7 @@ class _Writer:
             stack.callback(_close, chunks)  # also when the sink stops reading: the source's threads must end
             artifact = self._put(archive_id, chunks)
         result = capture.result()
+        _check_side_names(result)
         details = ArchiveDetails(
             artifact=archive_id,
             kind=capture.kind,
@@ -230,6 +232,13 @@ class _Writer:
                 message = f"{ref.key} opens to other bytes than were sealed"
                 raise DigestMismatchError(message, hint="report this", key=ref.key)
             self._tell("backup.read_back", key=ref.key, size_bytes=ref.size_bytes)
+
+
+def _check_side_names(result: CaptureResult) -> None:
+    names = [MANIFEST_NAME, STARTED_NAME, DETAILS_NAME, *(file.name for file in result.side_files)]
+    if len(set(names)) != len(names):
+        message = f"the capture gives two side files one name, or one of ours: {', '.join(sorted(names))}"
+        raise InternalError(message, kind="side_names")
 
 
 def _started(key: str, capture: Capture) -> bytes:

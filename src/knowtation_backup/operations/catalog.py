@@ -6,6 +6,7 @@ Nothing is remembered between calls and no index file exists, so nothing can dis
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -21,7 +22,7 @@ from ..model.plans import ArchiveInfo, ArchiveState
 from .naming import ArtifactName, StateArchiveName
 from .read import read_manifest
 
-__all__ = ["find_archive", "list_archives"]
+__all__ = ["find_archive", "list_archives", "resolve_archive"]
 
 _LATEST = re.compile(r"latest(?:-(?P<back>[0-9]{1,4}))?(?::(?P<series>.+))?")
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -101,8 +102,8 @@ class _StoreView:
         return _archive(archive_id, state, blobs, series=series, manifest=manifest)
 
     def _all_there(self, manifest: Manifest) -> bool:
-        sizes = {key: info.size_bytes for key, info in self.found.items()}
-        return all(sizes.get(ref.key) == ref.size_bytes for ref in (manifest.artifact, *manifest.side))
+        refs = (manifest.artifact, *manifest.side)
+        return all(ref.key in self.found and self.found[ref.key].size_bytes == ref.size_bytes for ref in refs)
 
     def _started_series(self, archive_id: str) -> str:
         """Return the series as the marker names it; without a readable one no complete archive shares it."""
@@ -205,3 +206,12 @@ def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest") -> Archi
         message = f"{len(candidates)} archives begin with {text!r}: {named}"
         raise ConfigurationError(message, kind="ambiguous_archive", hint="give more of the id")
     return candidates[0]
+
+
+def resolve_archive(sink: ArchiveSink, text: str = "latest") -> str:
+    """Return the id of the archive that *text* names, as `find_archive`; a whole id needs no listing."""
+    if ArtifactName.parse(text):
+        with contextlib.suppress(BlobNotFoundError, ConfigurationError):
+            sink.stat(manifest_key(text))
+            return text
+    return find_archive(list_archives(sink), text).archive_id

@@ -123,7 +123,7 @@ class _Run:
         except (IntegrityError, UnsupportedFormatError) as error:
             self.note_error(error, where)
             return None
-        self.bytes_read += self.sink.stat(where).size_bytes
+        self.bytes_read += len(manifest.to_bytes())
         return manifest
 
     def _exists(self, key: str) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFile
 
 from .._engine.local_files import is_temporary, temporary_name, translate_os_error
@@ -71,6 +72,10 @@ class FilesystemStore:
                 hint="pass publish='close' for an object store, publish='rename' where renaming is atomic",
             )
         self._publish: Publish = chosen
+        # fsspec's own walk takes every error for an empty directory unless told otherwise.
+        inherited = type(filesystem).find is AbstractFileSystem.find
+        inherited |= getattr(type(filesystem), "_find", None) is AsyncFileSystem._find  # noqa: SLF001 - documented hook
+        self._find_options = {"on_error": "raise"} if inherited else {}
 
     @property
     def capabilities(self) -> SinkCapabilities:
@@ -103,9 +108,12 @@ class FilesystemStore:
 
     def _refuse_taken(self, path: str, key: str) -> None:
         self._fs.invalidate_cache()
-        if self._fs.exists(path):
-            message = f"there is a blob {key} in {self.location} already"
-            raise BlobExistsError(message, hint="published blobs are never overwritten", key=key)
+        try:
+            self._fs.info(path)  # not `exists`, which takes every error for absence
+        except FileNotFoundError:
+            return
+        message = f"there is a blob {key} in {self.location} already"
+        raise BlobExistsError(message, hint="published blobs are never overwritten", key=key)
 
     def _put_memory(self, path: str, key: str, chunks: Iterable[bytes]) -> int:
         file = MemoryFile(self._fs, path)
@@ -221,7 +229,7 @@ class FilesystemStore:
         with _translated(f"listing {self.location}"):
             self._fs.invalidate_cache()
             try:
-                found = self._fs.find(self._path(folder) if folder else self._root, detail=True)
+                found = self._fs.find(self._path(folder) if folder else self._root, detail=True, **self._find_options)
             except FileNotFoundError:
                 return []
         skip = len(self._root.strip("/")) + 1 if self._root.strip("/") else 0

@@ -17,6 +17,7 @@ from knowtation_backup.errors import (
     ConfigurationError,
     DigestMismatchError,
     IntegrityError,
+    InternalError,
     SinkError,
     SinkUnavailableError,
     SourceUnavailableError,
@@ -281,6 +282,15 @@ def test_an_impossible_name_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigurationError):
         backup(attrs.evolve(SOURCE, name="a/b"), sink, clock=clock)
     assert sink.contents() == {}
+
+
+@pytest.mark.parametrize("names", [("manifest.json",), ("started.json",), ("details.json",), ("a", "a")])
+def test_side_files_cannot_pose_as_ours(names: tuple[str, ...]) -> None:
+    sink = MemorySink()
+    side_files = tuple(SideFile(name=name, content=b"{}") for name in names)
+    with pytest.raises(InternalError):
+        backup(attrs.evolve(SOURCE, side_files=side_files), sink, clock=clock)
+    assert [info.state for info in list_archives(sink)] == [ArchiveState.UNFINISHED]
 
 
 def test_what_observers_hear() -> None:

@@ -17,7 +17,7 @@ from knowtation_backup.errors import (
 from knowtation_backup.model.manifest import manifest_key
 from knowtation_backup.model.plans import ArchiveInfo, ArchiveState
 from knowtation_backup.operations.backup import backup
-from knowtation_backup.operations.catalog import find_archive, list_archives
+from knowtation_backup.operations.catalog import find_archive, list_archives, resolve_archive
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sources import FakeSource
@@ -264,6 +264,19 @@ class TestFind:
         make(sink, complete=False)
         with pytest.raises(BlobNotFoundError, match="1 archives are incomplete, damaged or of another series"):
             find_archive(list_archives(sink))
+
+    def test_a_whole_id_needs_no_listing(self) -> None:
+        sink = FaultSink(MemorySink())
+        source = FakeSource()
+        first = backup(source, sink, CODEC, clock=lambda: START).archive_id
+        second = backup(source, sink, CODEC, clock=lambda: START + dt.timedelta(days=1)).archive_id
+        sink.operations.clear()
+        assert resolve_archive(sink, first) == first
+        assert sink.operations == [f"stat {manifest_key(first)}"]
+        assert resolve_archive(sink) == second
+        assert resolve_archive(sink, first.removesuffix(".enc")) == first
+        with pytest.raises(BlobNotFoundError):
+            resolve_archive(sink, first.replace("2026", "2025"))
 
     def test_several_are_named(self, archives: list[ArchiveInfo]) -> None:
         with pytest.raises(ConfigurationError, match=r"20260409.*20260408") as caught:

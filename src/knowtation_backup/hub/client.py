@@ -500,5 +500,6 @@ def _not_json(route: str, body: bytes, *, passing: bool) -> BackupError:
     message = f"the reply to {route} is not JSON ({len(body)} bytes)"
     if passing:
         return SourceUnavailableError(f"{message}, and a second reading differed", kind="reply_not_json", route=route)
-    hint = "check the hub address: a web page answers instead of the hub?" if body.lstrip()[:1] == b"<" else HINTS["reply_not_json"]
+    page = "check the hub address: a web page answers instead of the hub?"
+    hint = page if body.lstrip()[:1] == b"<" else HINTS["reply_not_json"]
     return ExportError(message, kind="reply_not_json", hint=hint, route=route)

@@ -20,7 +20,15 @@ import httpx
 from .._engine.canonical import JsonError, loads
 from ..errors import BackupError, ConfigurationError, RejectedError, SourceError, SourceUnavailableError
 
-__all__ = ["HINTS", "TRANSPORT_ERRORS", "HubReply", "error_code", "reply_error", "retry_after_seconds", "transport_error"]
+__all__ = [
+    "HINTS",
+    "TRANSPORT_ERRORS",
+    "HubReply",
+    "error_code",
+    "reply_error",
+    "retry_after_seconds",
+    "transport_error",
+]
 
 _EXCERPT_CHARACTERS = 200
 _TRANSIENT = frozenset({408, 425, 429})
@@ -136,7 +144,9 @@ def transport_error(error: BaseException, *, route: str, host: str) -> BackupErr
             f"cannot connect to {host}{reason}", kind="unreachable", hint=HINTS["unreachable"], route=route
         )
     if isinstance(error, _TIMEOUT):
-        return SourceUnavailableError(f"{host} did not answer {route} in time", kind="timeout", hint=HINTS["timeout"], route=route)
+        return SourceUnavailableError(
+            f"{host} did not answer {route} in time", kind="timeout", hint=HINTS["timeout"], route=route
+        )
     return SourceUnavailableError(
         f"the connection to {host} broke during {route} ({type(error).__name__}{_system_reason(error)})",
         kind="connection_lost",

@@ -1,0 +1,81 @@
+"""Fixed limits on the reference page are those of the source; defaults are asserted by the page itself."""
+
+from pathlib import Path
+
+import pytest
+
+from knowtation_backup._engine import canonical
+from knowtation_backup._engine.retrying import RetryPolicy
+from knowtation_backup.codecs import ktb1
+from knowtation_backup.exports import book, names, options, reader, unwrap
+from knowtation_backup.hub import failures
+from knowtation_backup.hub import limits as hub_limits
+from knowtation_backup.operations import backup, catalog
+from knowtation_backup.operations import read as reading
+from knowtation_backup.retention import keep
+from knowtation_backup.sandbox import (
+    execution,
+    gateway,
+    http_api,
+    ic0_messages,
+    ingress,
+    install,
+    queries,
+    replica,
+    request_log,
+    snapshot_data,
+    snapshots,
+    stable,
+    wasm_module,
+)
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "limits.md").read_text()
+MIB = 1 << 20
+POLICY = RetryPolicy()
+INSTRUCTIONS = execution.InstructionLimits()
+
+
+@pytest.mark.parametrize(
+    ("value", "figure", "row"),
+    [
+        (hub_limits.QUERY_REPLY_LIMIT_BYTES, 3 * MIB, "| reply to a query | 3 MiB |"),
+        (POLICY.attempts, 5, "| attempts per request | 5 |"),
+        ((POLICY.first_delay_seconds, POLICY.multiplier, POLICY.max_delay_seconds), (0.5, 2, 30), "at most 30 s"),
+        (POLICY.max_retry_after_seconds, 120, "may ask for | 120 s |"),
+        (failures._EXCERPT_CHARACTERS, 200, "| 200 characters |"),
+        (options._MAX_VAULT_CHARACTERS, 64, "| vault id | 64 characters"),
+        (book._MAX_FINDINGS, 1_000, "| warnings in a report | 1,000;"),
+        (book._MAX_FAILURES, 10_000, "| failures and remarks in details | 10,000 each;"),
+        (canonical.MAX_DEPTH, 200, "| 200 levels |"),
+        (unwrap._ZSTD_WINDOW_BYTES, 128 * MIB, "| zstd window | 128 MiB |"),
+        (reader._MAX_FINDINGS, 1_000, "| findings of a reader | 1,000 |"),
+        (ktb1.MAX_PLAINTEXT_BYTES, (64 << 30) - 32, "| one KTB1 file | 64 GiB "),
+        (backup._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),
+        (reading.MAX_MANIFEST_BYTES, 4 * MIB, "| manifest | 4 MiB |"),
+        (reading.MAX_DETAILS_BYTES, 512 * MIB, "| details | 512 MiB;"),
+        (catalog._MAX_STARTED_BYTES, 64 << 10, "| 64 KiB |"),
+        ((names._SEGMENT_BYTES, names._PATH_BYTES, names._SEGMENTS), (120, 360, 24), "360 bytes per path, 24 segments"),
+        (keep._UNFINISHED_GRACE.days, 1, "unfinished archives may go | 1 day |"),
+        (keep._FUTURE.days, 1, "dated in the future | 1 day |"),
+        ((INSTRUCTIONS.update, INSTRUCTIONS.query), (40 * 10**9, 5 * 10**9), "40 billion per update, 5 billion per"),
+        (
+            (INSTRUCTIONS.install, INSTRUCTIONS.inspect),
+            (300 * 10**9, 200 * 10**6),
+            "300 billion per installation, 200 m",
+        ),
+        ((ingress.MAX_INGRESS_BYTES, ic0_messages.MAX_REPLY_BYTES), (2 * MIB, 2 * MIB), "update reply | 2 MiB |"),
+        (ic0_messages.MAX_QUERY_REPLY_BYTES, 3 * MIB, "| query reply | 3 MiB |"),
+        ((http_api.MAX_BODY_BYTES, gateway.MAX_GATEWAY_BODY_BYTES), (5 * MIB, 10 * MIB), "| 5 MiB; of a gateway"),
+        ((wasm_module.MAX_MODULE_BYTES, wasm_module.MAX_FUNCTIONS), (100 * MIB, 50_000), "| module | 100 MiB, 10 MiB"),
+        (stable.MAX_STABLE_PAGES * stable.WASM_PAGE_SIZE, 500 << 30, "| stable memory | 500 GiB |"),
+        (snapshots.MAX_SNAPSHOTS, 10, "| snapshots per canister | 10 |"),
+        (snapshot_data.MAX_SLICE_BYTES, 2_000_000, "| 2,000,000 bytes |"),
+        ((install.MAX_CHUNKS, install.MAX_CHUNK_BYTES), (100, MIB), "| 100 chunks of 1 MiB |"),
+        ((replica.HISTORY_NS, replica.STOP_TIMEOUT_NS), (300 * 10**9, 300 * 10**9), "| 5 minutes of sandbox time |"),
+        (queries.MAX_DEPTH, 6, "| depth of composite query calls | 6 |"),
+        (request_log.RequestLog()._entries.maxlen, 100_000, "| 100,000 |"),
+    ],
+)
+def test_fixed_limits_are_on_the_page(value: object, figure: object, row: str) -> None:
+    assert value == figure
+    assert row in PAGE

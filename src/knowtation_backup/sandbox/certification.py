@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import cbor
 from .crypto import STATE_ROOT, BlsKey, NodeKey
-from .hash_tree import Empty, Fork, HashTree, Labeled, Leaf, Path, Pruned, branch, digest, encode_parts, prune
+from .hash_tree import Empty, Fork, HashTree, Labeled, Leaf, Path, Pruned, branch, digest, encode_parts, forked, prune
 from .messages import Rejected, Replied
 
 if TYPE_CHECKING:
@@ -116,10 +116,17 @@ class Certifier:
             age_ns: How far ``/time`` lies in the past.
         """
         now = max(0, self._clock.now_ns() - age_ns)
+        below: dict[bytes, list[Path]] = {b"time": [()]}
+        for path in paths:
+            below.setdefault(path[0], []).append(path[1:])
         known = {b"time": Leaf(leb128(now)), **subtrees}
-        whole = branch({label: known.get(label) or self._filler(label, now) for label in _ROOT_LABELS})
-        tree = prune(whole, [(b"time",), *paths])
-        parts = self._sign(self._subnet, tree, pairs=3 if self._delegated else 2)
+        revealed: list[HashTree] = []
+        for label in _ROOT_LABELS:
+            if label in below:
+                revealed.append(Labeled(label, prune(known[label], below[label])))
+            elif not revealed or not isinstance(revealed[-1], Pruned):
+                revealed.append(self._filler(label, now))
+        parts = self._sign(self._subnet, forked(revealed), pairs=3 if self._delegated else 2)
         if self._delegated:
             parts.append(cbor.text("delegation"))
             parts.append(self._delegation(sharded=sharded))
@@ -130,7 +137,7 @@ class Certifier:
     ) -> list[bytes]:
         """Return a certificate for ``/request_status/<request id>``; `None` is proved absent."""
         subtrees = {b"request_status": self.request_history(request_id, status)}
-        return self.certificate(subtrees, [(b"request_status", request_id)], sharded=sharded, age_ns=age_ns)
+        return self.certificate(subtrees, [(b"request_status",)], sharded=sharded, age_ns=age_ns)
 
     def data_certificate(self, canister_id: bytes, certified_data: bytes) -> bytes:
         """Return the certificate that a query of the canister may hand out."""

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from . import candid, principal
+from .candid import CandidError
 from .exchange import HttpReply, HttpRequest, plain_text
+from .gateway_messages import Response, decode_chunk, decode_response, encode_query, encode_update, message_of
 from .messages import ANONYMOUS, Answer, Call, RejectCode, Rejected, Replied, RequestState
 
 if TYPE_CHECKING:
@@ -45,26 +47,6 @@ _UPDATE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
-_HEADERS: Final = candid.Vec(candid.Record({0: candid.TEXT, 1: candid.TEXT}))
-_UPDATE_FIELDS: Final[Mapping[str, candid.CandidType]] = {
-    "method": candid.TEXT,
-    "url": candid.TEXT,
-    "headers": _HEADERS,
-    "body": candid.BLOB,
-}
-_UPDATE_REQUEST: Final = candid.Record(_UPDATE_FIELDS)
-_QUERY_FIELDS: Final[Mapping[str, candid.CandidType]] = {
-    **_UPDATE_FIELDS,
-    "certificate_version": candid.Opt(candid.NAT16),
-}
-_QUERY_REQUEST: Final = candid.Record(_QUERY_FIELDS)
-_RESPONSE_FIELDS: Final[Mapping[str, candid.CandidType]] = {
-    "status_code": candid.NAT16,
-    "headers": _HEADERS,
-    "body": candid.BLOB,
-    "upgrade": candid.Opt(candid.BOOL),
-}
-_RESPONSE: Final = candid.Record(_RESPONSE_FIELDS)
 # Of the server's concern, or of one connection only.
 _NOT_FORWARDED: Final = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive"})
 
@@ -106,20 +88,6 @@ class _GatewayError(Exception):
     cause: str
     details: str | None = None
     reject: Rejected | None = None
-
-
-@attrs.frozen(kw_only=True)
-class _Response:
-    """A decoded answer of ``http_request``; streaming is what its strategy said, with the types it came with."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes = attrs.field(repr=False)
-    upgrade: bool
-    streaming: tuple[tuple[bytes, str], candid.CandidType, Any] | None
-
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name), None)
 
 
 class Gateway:
@@ -190,7 +158,10 @@ class Gateway:
     def _serve(self, request: HttpRequest, canister_id: bytes, raw: bool) -> HttpReply:  # noqa: FBT001 - a pair, unpacked
         if len(request.body) > MAX_GATEWAY_BODY_BYTES:
             raise _GatewayError("client_body_too_large", f"at most {MAX_GATEWAY_BODY_BYTES} bytes")
-        message = _message(request)
+        try:
+            message = message_of(request)
+        except CandidError as error:
+            raise _GatewayError("client_malformed_request", str(error)) from error
         response = self._query(canister_id, message)
         if response.upgrade:
             response = self._update(canister_id, message)
@@ -204,12 +175,11 @@ class Gateway:
             headers.append(("access-control-allow-origin", "*"))
         return HttpReply(status=response.status, headers=tuple(headers), body=body)
 
-    def _query(self, canister_id: bytes, message: dict[str, Any]) -> _Response:
-        arg = candid.encode([_QUERY_REQUEST], [{**message, "certificate_version": 2}])
-        return _decode_response(self._query_call(canister_id, "http_request", arg))
+    def _query(self, canister_id: bytes, message: dict[str, Any]) -> Response:
+        return _decoded(self._query_call(canister_id, "http_request", encode_query(message)))
 
-    def _update(self, canister_id: bytes, message: dict[str, Any]) -> _Response:
-        call = self._new_call(canister_id, "http_request_update", candid.encode([_UPDATE_REQUEST], [message]))
+    def _update(self, canister_id: bytes, message: dict[str, Any]) -> Response:
+        call = self._new_call(canister_id, "http_request_update", encode_update(message))
         try:
             status = self._replica.call(call)
         except Rejected as refusal:
@@ -221,7 +191,7 @@ class Gateway:
             time.sleep(_POLL_SECONDS)
             self._tick()
             status = self._replica.request_status(call.request_id) or status
-        return _decode_response(_replied(status.answer))
+        return _decoded(_replied(status.answer))
 
     def _query_call(self, canister_id: bytes, method: str, arg: bytes) -> bytes:
         return _replied(self._replica.query(self._new_call(canister_id, method, arg)))
@@ -246,22 +216,26 @@ class Gateway:
             size_bytes=len(arg),
         )
 
-    def _stream(self, canister_id: bytes, response: _Response) -> bytes:
+    def _stream(self, canister_id: bytes, response: Response) -> bytes:
         if response.streaming is None:
             return response.body
-        (callee, method), token_type, token = response.streaming
+        (callee, method), token = response.streaming
         if callee != canister_id:
             raise _GatewayError("backend_http_gateway", "the streaming callback belongs to another canister")
         parts = [response.body]
         for _ in range(_MAX_CALLBACKS):
-            data = self._query_call(canister_id, method, candid.encode([token_type], [token]))
-            body, token_type, token = _decode_chunk(data)
+            data = self._query_call(canister_id, method, candid.encode([token[0]], [token[1]]))
+            try:
+                body, following = decode_chunk(data)
+            except CandidError as error:
+                raise _GatewayError("backend_http_gateway", f"the streaming callback is malformed: {error}") from error
             parts.append(body)
-            if token is None:
+            if following is None:
                 return b"".join(parts)
+            token = following
         raise _GatewayError("backend_http_gateway", f"the body did not end after {_MAX_CALLBACKS} callbacks")
 
-    def _collect_ranges(self, canister_id: bytes, message: dict[str, Any], first: _Response) -> _Response:
+    def _collect_ranges(self, canister_id: bytes, message: dict[str, Any], first: Response) -> Response:
         parts, response, position, total = [], first, 0, None
         for _ in range(_MAX_CALLBACKS):
             found = _CONTENT_RANGE.fullmatch(response.header("content-range") or "")
@@ -306,22 +280,6 @@ def _canister_id(text: str) -> bytes:
         raise _GatewayError("canister_id_incorrect", str(error)) from error
 
 
-def _message(request: HttpRequest) -> dict[str, Any]:
-    headers = [(name.lower(), value) for name, value in request.headers if name.lower() != "x-request-id"]
-    encodings = [value for name, value in headers if name == "accept-encoding"]
-    headers = [header for header in headers if header[0] != "accept-encoding"]
-    accepted = ", ".join(encodings)
-    if "identity" not in accepted:
-        accepted = f"{accepted}, identity" if accepted else "identity"
-    headers.append(("accept-encoding", accepted))
-    return {
-        "method": request.method.upper(),
-        "url": f"{request.path}?{request.query}" if request.query else request.path,
-        "headers": [{0: name, 1: value} for name, value in headers],
-        "body": request.body,
-    }
-
-
 def _rejected(refusal: Rejected) -> _GatewayError:
     if refusal.code is RejectCode.CANISTER_ERROR:
         cause = "canister_error"
@@ -354,69 +312,8 @@ def _replied(answer: Answer | None) -> bytes:
     raise _GatewayError("backend_other", "the reply is no longer available")
 
 
-def _decode_response(data: bytes) -> _Response:
+def _decoded(data: bytes) -> Response:
     try:
-        (fields,) = candid.decode(data, [_RESPONSE])
-        types, values = candid.decode_untyped(data)
-        streaming = _strategy(types[0], values[0])
-    except candid.CandidError as error:
-        raise _GatewayError(
-            "backend_http_gateway", f"the canister's response is not of the known form: {error}"
-        ) from error
-    if not 100 <= fields["status_code"] <= 999:
-        raise _GatewayError("backend_http_gateway", f"{fields['status_code']} is not an HTTP status")
-    return _Response(
-        status=fields["status_code"],
-        headers=tuple((header[0], header[1]) for header in fields["headers"]),
-        body=fields["body"],
-        upgrade=bool(fields["upgrade"]),
-        streaming=streaming,
-    )
-
-
-def _field_type(record: candid.CandidType | None, name: str) -> candid.CandidType | None:
-    number = candid.field_id(name)
-    if not isinstance(record, candid.Record | candid.Variant):
-        return None
-    return next((field.type for field in record.fields if field.id == number), None)
-
-
-def _without_option(type_: candid.CandidType | None) -> candid.CandidType | None:
-    return type_.inner if isinstance(type_, candid.Opt) else type_
-
-
-def _strategy(type_: candid.CandidType, value: Any) -> tuple[tuple[bytes, str], candid.CandidType, Any] | None:
-    """Return callback, type and value of the token, or `None` when the body is complete."""
-    variant = _without_option(_field_type(type_, "streaming_strategy"))
-    chosen = value.get(candid.field_id("streaming_strategy"))
-    if variant is None or chosen is None:
-        return None
-    content_type = _field_type(variant, "Callback")
-    token_type = _field_type(content_type, "token")
-    if (
-        not isinstance(_field_type(content_type, "callback"), candid.Func)
-        or token_type is None
-        or chosen[0] != candid.field_id("Callback")
-    ):
-        message = "unknown streaming strategy"
-        raise candid.CandidError(message)
-    return chosen[1][candid.field_id("callback")], token_type, chosen[1][candid.field_id("token")]
-
-
-def _decode_chunk(data: bytes) -> tuple[bytes, candid.CandidType, Any]:
-    """Return body, type and value of the next token; accepts `callback_response` and `opt callback_response`."""
-    try:
-        types, values = candid.decode_untyped(data)
-    except candid.CandidError as error:
-        raise _GatewayError("backend_http_gateway", f"the streaming callback's answer is malformed: {error}") from error
-    type_ = _without_option(types[0] if types else None)
-    if not isinstance(type_, candid.Record):
-        raise _GatewayError("backend_http_gateway", "the streaming callback's answer is not a record")
-    if values[0] is None:
-        return b"", candid.NULL, None
-    body = values[0].get(candid.field_id("body"))
-    if not isinstance(body, bytes):
-        raise _GatewayError("backend_http_gateway", "the streaming callback's answer has no body")
-    token = values[0].get(candid.field_id("token"))
-    token_type = _without_option(_field_type(type_, "token"))
-    return body, token_type or candid.NULL, token.value if isinstance(token, candid.Some) else token
+        return decode_response(data)
+    except CandidError as error:
+        raise _GatewayError("backend_http_gateway", f"the response is not of the known form: {error}") from error

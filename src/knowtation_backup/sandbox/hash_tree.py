@@ -19,7 +19,19 @@ import attrs
 
 from .cbor import head_bytes
 
-__all__ = ["Empty", "Fork", "HashTree", "Labeled", "Leaf", "Pruned", "branch", "digest", "encode_parts", "prune"]
+__all__ = [
+    "Empty",
+    "Fork",
+    "HashTree",
+    "Labeled",
+    "Leaf",
+    "Pruned",
+    "branch",
+    "digest",
+    "encode_parts",
+    "forked",
+    "prune",
+]
 
 Path: TypeAlias = Sequence[bytes]
 
@@ -71,14 +83,15 @@ def branch(children: Mapping[bytes, HashTree]) -> HashTree:
     """Return the tree with these labelled children, as a balanced arrangement of forks."""
     if not children:
         return Empty()
-    return _balance([Labeled(label, children[label]) for label in sorted(children)])
+    return forked([Labeled(label, children[label]) for label in sorted(children)])
 
 
-def _balance(trees: Sequence[HashTree]) -> HashTree:
+def forked(trees: Sequence[HashTree]) -> HashTree:
+    """Return the balanced arrangement of *trees* (at least one), which are in the order of their labels."""
     if len(trees) == 1:
         return trees[0]
     middle = (len(trees) + 1) // 2
-    return Fork(_balance(trees[:middle]), _balance(trees[middle:]))
+    return Fork(forked(trees[:middle]), forked(trees[middle:]))
 
 
 def digest(tree: HashTree) -> bytes:

@@ -174,12 +174,11 @@ def lookup(tree: list[Any], *path: bytes | str) -> Any:
     if not path:
         return tree[1] if tree[0] == 3 else "unknown" if tree[0] == 4 else tree
     label = path[0].encode() if isinstance(path[0], str) else path[0]
-    nodes = list(flatten(tree))
+    nodes: list[Any] = list(flatten(tree))
     for node in nodes:
         if node[0] == 2 and node[1] == label:
             return lookup(node[2], *path[1:])
     before: Any = None
-    node: Any
     for node in [*nodes, None]:
         smaller = before is None or (before[0] == 2 and before[1] < label)
         greater = node is None or (node[0] == 2 and node[1] > label)

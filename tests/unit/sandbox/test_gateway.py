@@ -5,6 +5,8 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knowtation_backup.sandbox import candid
 from knowtation_backup.sandbox.clock import SandboxClock
@@ -400,6 +402,17 @@ def test_errors_for_browsers_and_of_the_bare_library(canister: FakeCanister) -> 
 def test_malformed_responses_are_named(canister: FakeCanister, answer: bytes) -> None:
     canister.methods["http_request"] = lambda _: answer
     assert problem(gateway(canister).handle(get())) == (503, "backend_http_gateway")
+
+
+@given(answer=st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: respond()[:-4] + tail))
+def test_arbitrary_answers_are_served_or_named(answer: bytes) -> None:
+    canister = FakeCanister(methods={"http_request": lambda _: answer})
+    assert gateway(canister).handle(get()).status in range(100, 1000)
+
+
+@pytest.mark.parametrize("request_", [get(headers=(("x-user-id", "\udcff"),)), get(path="/\udcff")])
+def test_requests_that_are_not_text(canister: FakeCanister, request_: HttpRequest) -> None:
+    assert problem(gateway(canister).handle(request_)) == (400, "client_malformed_request")
 
 
 def test_bodies_that_are_too_large(canister: FakeCanister) -> None:

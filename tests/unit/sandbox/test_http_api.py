@@ -78,7 +78,7 @@ def test_endpoint_kinds() -> None:
 
 
 @pytest.mark.parametrize(("version", "sharded"), [("v3", False), ("v4", True)])
-def test_synchronous_call_is_certified(
+def test_synchronous_call_is_certified(  # noqa: PLR0917 - fixtures and cases
     ic: Any,
     root_key: bytes,
     certifier: Certifier,
@@ -235,7 +235,7 @@ def test_subnet_endpoints(ic: Any, replica: Any, certifier: Certifier) -> None:
         ),
     ],
 )
-def test_query_answers_are_signed_by_the_node(
+def test_query_answers_are_signed_by_the_node(  # noqa: PLR0917 - fixtures and cases
     ic: Any, root_key: bytes, tools: SimpleNamespace, version: str, method: str, expected: dict[str, Any]
 ) -> None:
     content = ic.content("query", method_name=method, arg=BIG)
@@ -395,7 +395,7 @@ def test_stale_certificates_are_honestly_signed(ic: Any, api: HttpApi, root_key:
 
 
 @pytest.mark.parametrize("version", ["v2", "v4"])
-def test_answer_later(
+def test_answer_later(  # noqa: PLR0917 - fixtures and cases
     ic: Any, api: HttpApi, clock: SandboxClock, root_key: bytes, tools: SimpleNamespace, version: str
 ) -> None:
     content = ic.content("call")

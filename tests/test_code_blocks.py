@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
-INERT = {"text", "json", "{toctree}", "{mermaid}"}
+INERT = {"text", "json", "{toctree}", "{mermaid}", "{eval-rst}"}
 
 
 def _blocks(page: Path) -> list[tuple[str, str]]:

@@ -21,10 +21,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "JsonError", "check_depth", "dumps", "loads"]
+from ..model.nesting import MAX_DEPTH, check_nesting
 
-MAX_DEPTH = 200
-"""How deep arrays and objects may nest; far above anything a hub stores, far below the interpreter's limit."""
+__all__ = ["MAX_DEPTH", "JsonError", "check_depth", "dumps", "loads"]
 
 _MAX_INT_DIGITS = 4000
 """Python refuses to convert longer texts to `int` (CVE-2020-10735); such numbers stay `Decimal`."""
@@ -85,6 +84,10 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     Raises:
         JsonError: Anything ``JSON.parse`` refuses, invalid UTF-8, or a limit is exceeded.
     """
+    try:
+        check_nesting(data, max_depth)
+    except ValueError as error:
+        raise JsonError(str(error)) from error
     try:
         value = _decoder.decode(data)
     except RecursionError as error:

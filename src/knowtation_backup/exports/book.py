@@ -12,7 +12,7 @@ from ..model.reports import CaptureResult, Finding, SideFile
 from .records import ContentRoot, TenantDigest
 from .tenants import Problem, RawReply, Remark
 
-__all__ = ["CAPTURE_FORMAT", "CaptureBook", "TenantEntry"]
+__all__ = ["CAPTURE_FORMAT", "CAPTURE_VERSION", "CaptureBook", "TenantEntry"]
 
 CAPTURE_FORMAT = "knowtation-backup-capture"
 CAPTURE_VERSION = 1

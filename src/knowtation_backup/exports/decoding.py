@@ -15,6 +15,7 @@ import msgspec
 
 from .._engine.canonical import dumps, loads
 from ..hub.schema import Note, parse_notes
+from ..model.nesting import check_nesting
 from ..model.reports import Finding
 
 __all__ = ["Disagreement", "VaultNotes", "decode_vault", "settle"]
@@ -61,10 +62,11 @@ def decode_vault(body: bytes, where: str) -> VaultNotes:
         where: Tenant and vault, for findings.
 
     Raises:
-        JsonError: Not JSON.
+        JsonError: Not JSON, or nested too deeply.
         ExportError: Not the documented shape.
     """
     try:
+        check_nesting(body)
         rows = _decoder.decode(body).notes
     except (ValueError, RecursionError):
         pass  # msgspec refuses what is unusual as well as what is wrong; the exact path tells them apart

@@ -17,6 +17,7 @@ import attrs
 from ..errors import ConfigurationError, IntegrityError, UnsupportedFormatError
 from .manifest import Manifest
 from .moments import iso_ms, parse_iso
+from .nesting import check_nesting
 from .reports import Finding
 
 __all__ = ["DETAILS_FORMAT", "ArchiveDetails"]
@@ -68,6 +69,7 @@ class ArchiveDetails:
             UnsupportedFormatError: Details of a newer format version.
         """
         try:
+            check_nesting(data)
             value = json.loads(data)
             if value["format"] != DETAILS_FORMAT:
                 raise _damaged(f"their format is {value['format']!r:.80}")

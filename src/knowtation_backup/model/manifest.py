@@ -25,6 +25,7 @@ import attrs
 from ..errors import ConfigurationError, ManifestError, UnsupportedFormatError
 from .blobs import BlobRef, check_key
 from .moments import iso_ms, parse_iso
+from .nesting import check_nesting
 
 __all__ = [
     "DETAILS_NAME",
@@ -120,6 +121,7 @@ class Manifest:
             UnsupportedFormatError: A manifest of a newer format version.
         """
         try:
+            check_nesting(data)
             value = json.loads(data)
             if value["format"] != MANIFEST_FORMAT:
                 raise _damaged(f"its format is {value['format']!r:.80}")

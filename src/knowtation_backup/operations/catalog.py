@@ -18,6 +18,7 @@ from ..contracts import ArchiveSink
 from ..errors import BlobNotFoundError, ConfigurationError, IntegrityError, UnsupportedFormatError
 from ..model.blobs import BlobInfo
 from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, manifest_key, side_key
+from ..model.nesting import check_nesting
 from ..model.plans import ArchiveInfo, ArchiveState
 from .naming import ArtifactName, StateArchiveName
 from .read import read_manifest
@@ -109,6 +110,7 @@ class _StoreView:
         """Return the series as the marker names it; without a readable one no complete archive shares it."""
         try:
             data = self.sink.read_all(side_key(archive_id, STARTED_NAME), limit_bytes=_MAX_STARTED_BYTES)
+            check_nesting(data)
             source_id = json.loads(data)["source_id"]
         except (BlobNotFoundError, ConfigurationError, ValueError, KeyError, TypeError, RecursionError):
             source_id = "unknown"

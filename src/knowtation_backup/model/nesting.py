@@ -1,0 +1,40 @@
+"""Protection of JSON decoders against text nested so deeply that it exhausts the C stack."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+__all__ = ["MAX_DEPTH", "check_nesting"]
+
+MAX_DEPTH = 200
+"""How deep arrays and objects may nest; far above anything stored, far below the interpreter's limit."""
+
+_SAFE_RECURSION_LIMIT = 10_000
+"""A C stack holds this many levels of a decoder in any thread; programs may raise the interpreter's limit beyond."""
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def check_nesting(data: bytes, max_depth: int = MAX_DEPTH) -> None:
+    """
+    Refuse a text whose nesting could crash the process while it is decoded.
+
+    Decoders stop at the interpreter's recursion limit by themselves. Only where the program has raised that limit
+    beyond what a stack holds (some packages do when imported) the text is scanned first.
+
+    Raises:
+        ValueError: Nested deeper than *max_depth*.
+    """
+    if sys.getrecursionlimit() <= _SAFE_RECURSION_LIMIT:
+        return
+    depth = 0
+    for token in _STRUCTURE.finditer(data):
+        first = data[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > max_depth:
+                message = f"the JSON text is nested deeper than {max_depth} levels"
+                raise ValueError(message)
+        elif first in b"]}":
+            depth -= 1

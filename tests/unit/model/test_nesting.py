@@ -1,0 +1,54 @@
+"""A hostile text cannot exhaust the stack, even where a package raised the interpreter's recursion limit."""
+
+import subprocess
+import sys
+
+import pytest
+
+from knowtation_backup.model.nesting import check_nesting
+
+_READERS = {
+    "loads": "from knowtation_backup._engine.canonical import loads as read",
+    "vault": "from knowtation_backup.exports.decoding import decode_vault\nread = lambda data: decode_vault(data, 'x')",
+    "reader": """
+from knowtation_backup import ExportReader
+head = b'{"format_version":4,"kind":"knowtation-operator-full-export","users":[{"user_id":"a","proposals":['
+read = lambda data: ExportReader([head + data]).read_all()
+""",
+    "details": "from knowtation_backup.model.details import ArchiveDetails\nread = ArchiveDetails.from_bytes",
+    "manifest": "from knowtation_backup.model.manifest import Manifest\nread = Manifest.from_bytes",
+}
+_BOMBS = {"arrays": b"[", "objects": b'{"notes":', "mixed": b'[{"a":'}
+_PROGRAM = """
+import sys, threading
+sys.setrecursionlimit(10**6)
+{reader}
+def run():
+    try:
+        read({bomb!r} * 300_000)
+    except Exception as error:
+        print(type(error).__name__)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("bomb", _BOMBS.values(), ids=_BOMBS)
+@pytest.mark.parametrize("reader", _READERS.values(), ids=_READERS)
+def test_a_bomb_is_an_error_not_a_crash(reader: str, bomb: bytes) -> None:
+    program = _PROGRAM.format(reader=reader, bomb=bomb)
+    result = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr[-500:]
+    assert result.stdout.strip() in {"JsonError", "IntegrityError", "ManifestError", "ExportError"}
+
+
+def test_brackets_in_strings_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getrecursionlimit", lambda: 10**6)
+    check_nesting(b'{"a":"' + b"[" * 1000 + b'\\"' + b"{" * 1000 + b'","b":[]}')
+    check_nesting(b"[" * 200 + b"]" * 200)
+    check_nesting(b"[]" * 1000)
+    with pytest.raises(ValueError, match="200 levels"):
+        check_nesting(b"[" * 201)

@@ -106,7 +106,7 @@ class SandboxNetwork:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._certifier = Certifier(clock=self.clock, seed=key_seed, delegation=delegation)
-        engine = Engine(
+        self._engine = Engine(
             self.clock,
             subnet_id=self._certifier.subnet_id,
             root_key_der=self._certifier.root_key_der,
@@ -114,12 +114,13 @@ class SandboxNetwork:
         )
         self.replica = Replica(
             self.clock,
-            engine,
+            self._engine,
             subnet_id=self._certifier.subnet_id,
             root_key_der=self._certifier.root_key_der,
         )
         self.replica.data_certificate = self._data_certificate
-        self.replica.management = ManagementCanister(self.replica, options=management)
+        self._management = ManagementCanister(self.replica, options=management)
+        self.replica.management = self._management
         if directory is not None:
             storage.load(self.replica, directory)
         self._front = FrontDoor(
@@ -165,6 +166,9 @@ class SandboxNetwork:
         Args:
             port: 0 for a free one.
             ssl_context: Serve TLS with this context.
+
+        Raises:
+            ConfigurationError: The port cannot be opened.
         """
         server = SandboxServer(self._front, port=port, ssl_context=ssl_context)
         with self._lock:
@@ -236,7 +240,7 @@ class SandboxNetwork:
             storage.save(self.replica, self._directory)
 
     def close(self) -> None:
-        """End servers and rounds, and save the state. Idempotent."""
+        """End servers and rounds, save the state, and give back all memory. Idempotent."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -246,7 +250,10 @@ class SandboxNetwork:
             server.close()
         if self._ticker is not None:
             self._ticker.join()
-        self.save()
+        try:
+            self.save()
+        finally:
+            self._free()
         self.replica.engine.close()
 
     def __enter__(self) -> Self:
@@ -256,6 +263,17 @@ class SandboxNetwork:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _free(self) -> None:
+        """Give back all memory now; afterwards the network knows no canister."""
+        with self.replica.lock:
+            self._management.close()
+            self._engine.close()
+            for canister in self.replica.canisters.values():
+                if canister.code is not None:
+                    canister.code.heap.close()
+                    canister.code.stable.close()
+            self.replica.canisters.clear()
 
     def _run_rounds(self, seconds: float) -> None:
         while not self._closed.wait(seconds):

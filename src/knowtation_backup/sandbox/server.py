@@ -15,12 +15,13 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 
+from ..errors import ConfigurationError
 from . import principal
 from .exchange import HttpReply, HttpRequest
 from .gateway import MAX_GATEWAY_BODY_BYTES
@@ -46,7 +47,9 @@ class SandboxServer:
         front: Answers requests.
         port: Port on 127.0.0.1, 0 for a free one.
         ssl_context: Serve TLS with this context.
-        on_close: Called once after the server has ended.
+
+    Raises:
+        ConfigurationError: The port cannot be opened.
     """
 
     def __init__(
@@ -55,11 +58,9 @@ class SandboxServer:
         *,
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
-        on_close: Callable[[SandboxServer], None] | None = None,
     ) -> None:
         self._front = front
         self._ssl_context = ssl_context
-        self._on_close = on_close
         self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandbox-http")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-server", daemon=True)
@@ -70,9 +71,11 @@ class SandboxServer:
         self._thread.start()
         try:
             self.port: int = self._on_loop(self._listen(port, None))
-        except BaseException:
+        except OSError as error:
             self.close()
-            raise
+            raise ConfigurationError(
+                f"port {port} on {_HOST} cannot be opened: {error}", hint="choose port 0 for a free one", port=port
+            ) from error
 
     @property
     def url(self) -> str:
@@ -114,8 +117,6 @@ class SandboxServer:
             self._thread.join(timeout=_START_SECONDS)
             self._loop.close()
             self._pool.shutdown(wait=True, cancel_futures=True)
-            if self._on_close is not None:
-                self._on_close(self)
 
     def __enter__(self) -> Self:
         return self

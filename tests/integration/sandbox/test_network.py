@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -229,6 +232,23 @@ def test_a_network_in_another_process(tmp_path: Path, counter_wasm: bytes) -> No
     with SandboxNetwork(directory=tmp_path / "network") as network:
         assert network.root_key == root_key
         assert network.query(canister, "get", NOTHING) == nat64(1)
+
+
+def test_the_child_ends_with_a_parent_that_is_killed() -> None:
+    program = (
+        "import os, signal\n"
+        "from knowtation_backup.sandbox import SandboxProcess\n"
+        "process = SandboxProcess()\n"
+        "print(process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - our own
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    child = Path(f"/proc/{int(done.stdout)}/stat")
+    deadline = time.monotonic() + 10
+    while child.exists() and child.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_fails_in_the_child_is_raised_here() -> None:

@@ -1,0 +1,1 @@
+"""A small Internet Computer client: so far anonymous, uncertified queries."""

@@ -53,6 +53,8 @@ class SandboxProcess:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 stdin=subprocess.DEVNULL,
             )
+        self.url: str
+        self.root_key: bytes
         self._connection = Connection(ours.detach())
         self._lock = threading.Lock()
         try:

@@ -159,6 +159,8 @@ class ExportCapture:
         self._only = only
         self._cancellation = Cancellation()
         self._source_id = hub.address.source_id
+        if only is not None:
+            self._source_id += f"/{_vault_tag(self._source_id, *only)}"
         self._hub = hub.for_run(
             observer=observer,
             cancellation=self._cancellation,
@@ -192,7 +194,7 @@ class ExportCapture:
 
     @property
     def source_id(self) -> str:
-        """The hub's canister id or host."""
+        """The hub's canister id or host; for a single vault followed by a tag that tells tenants and vaults apart."""
         return self._source_id
 
     @property
@@ -473,3 +475,14 @@ def _coalesced(stream: Iterable[bytes]) -> Iterator[bytes]:
             parts, size = [], 0
     if size:
         yield b"".join(parts)
+
+
+def _vault_tag(hub_id: str, user_id: str, vault_id: str) -> str:
+    """
+    Return 16 hexadecimal digits that stand for one vault of one tenant in the clear manifest.
+
+    Without it, vaults of one name would share a series, and retention would drop one tenant's archives for another's.
+    The hash is slow on purpose: tenant ids are easy to enumerate, and the manifest must not confirm a guess cheaply.
+    """
+    secret = f"{user_id}\0{vault_id}".encode("utf-8", "surrogatepass")
+    return hashlib.scrypt(secret, salt=hub_id.encode(), n=2**14, r=8, p=1, dklen=8).hex()

@@ -137,7 +137,7 @@ def test_the_showcase_is_planted_exactly(empty_hub: SandboxHub, reader: Reader, 
         listed = vault.vault_id in reader.vault_ids(vault.user_id)
         vaults += listed and vault.user_id not in report.hidden_user_ids
         notes += len(vault.notes)
-        proposals += len(reader.proposals(vault.user_id, vault.vault_id))
+        proposals += len({stub["proposal_id"] for stub in reader.proposals(vault.user_id, vault.vault_id)})
         if (vault.user_id, vault.vault_id) not in report.oversized:
             assert reader.notes(vault.user_id, vault.vault_id) == set(vault.notes)
     assert (vaults, notes, proposals) == (report.vaults, report.notes, report.proposals)
@@ -147,6 +147,9 @@ def test_the_showcase_holds_every_difficulty(empty_hub: SandboxHub, reader: Read
     report = seed(empty_hub, showcase_plan)
     # Tenants with only proposals are in no index, and their proposals are there.
     assert report.hidden_user_ids == ("github:proposals-only",)
+    assert report.hidden_vault_ids == ("hidden",)
+    assert "hidden" not in reader.vault_ids("github:duplicates")
+    assert len(reader.proposals("github:duplicates", "hidden")) == 1
     assert not set(report.hidden_user_ids) & set(reader.user_ids())
     assert len(reader.proposals("github:proposals-only", "default")) == 3
     # Replies of some proposals are malformed JSON, of their neighbours not.

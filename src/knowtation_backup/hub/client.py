@@ -135,8 +135,9 @@ class HubClient:
         timeouts: Per attempt.
         limits: What is accepted from the hub.
         retry: How often passing failures are repeated.
-        http2: Offer HTTP/2 over https. Off by default: with threads, one connection each is faster and isolates
-            failures; see the benchmark ``export``.
+        http2: Offer HTTP/2 over https. Off by default, because it does not help here: with 32 threads, TLS and 50 ms
+            latency, 300 small replies a second instead of 460, 23 of 2.8 MB instead of 54, and a broken connection
+            takes all its requests along.
         ssl_context: For own certificate authorities; the default checks against certifi's.
         transport: Replaces the connections, for tests and proxies. The caller closes it.
         observer: Told about retries.

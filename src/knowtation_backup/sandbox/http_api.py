@@ -2,7 +2,8 @@
 The Internet Computer's HTTP interface: one request in, one reply out, over any transport.
 
 Offers ``GET /api/v2/status`` and, below ``/api/v2`` to ``/api/v4``, ``call``, ``query`` and ``read_state`` for
-canisters and the subnet, with the rules, texts and status codes of the internet-computer reference, section A. Differences:
+canisters and the subnet, with the rules, texts and status codes of the internet-computer reference, section A.
+Differences:
 
 - WebAuthn keys, canister signatures (so Internet Identity) and ``sender_info`` are refused, not verified;
 - every effective canister id is routed here, and ``aaaaa-aa`` is accepted for management calls;

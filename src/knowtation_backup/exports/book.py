@@ -18,6 +18,8 @@ CAPTURE_FORMAT = "knowtation-backup-capture"
 CAPTURE_VERSION = 1
 _MAX_FINDINGS = 1000
 _MAX_FAILURES = 10_000
+_RAW_OVERHEAD_BYTES = 1000
+"""Counted for each malformed reply, so that a hub full of empty ones comes to an end, too."""
 
 
 @attrs.frozen(kw_only=True)
@@ -125,7 +127,7 @@ class CaptureBook:
         Raises:
             ExportError: Kind ``raw_replies_too_large``: more than the options allow to be held.
         """
-        self._raw_bytes += len(reply.content)
+        self._raw_bytes += len(reply.content) + _RAW_OVERHEAD_BYTES
         if self._raw_bytes > self._raw_limit:
             message = f"malformed replies take more than {self._raw_limit} bytes ({len(self._side_files)} kept so far)"
             hint = "raise raw_replies_bytes of ExportOptions; the replies are held in memory until the end"

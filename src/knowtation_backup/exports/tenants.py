@@ -18,7 +18,7 @@ from typing import TypeAlias, TypeVar
 import attrs
 
 from .._engine.prefetch import Done, Step
-from ..errors import BackupError, ExportError, RejectedError, SourceError, SourceUnavailableError
+from ..errors import BackupError, ExportError, SourceError, SourceUnavailableError
 from ..hub.client import HubClient
 from ..hub.limits import QUERY_REPLY_LIMIT_BYTES
 from ..hub.schema import Proposal, StubList, proposal_id_of, proposal_vault_of
@@ -33,6 +33,7 @@ __all__ = ["Piece", "Problem", "RawReply", "Remark", "TenantReader", "TenantStar
 T = TypeVar("T")
 
 _FORECAST_BYTES = QUERY_REPLY_LIMIT_BYTES * 7 // 10
+_STUB_KEYS = ("proposal_id", "path", "status", "vault_id")
 _LARGE_REPLY_BYTES = 256 * 1024
 
 
@@ -130,8 +131,8 @@ class TenantReader:
     ) -> None:
         self.user_id = user_id
         self.listed = listed
-        self.content = TenantContent(user_id)
-        self.proposals_without_id = 0
+        self.content: TenantContent = TenantContent(user_id)
+        self.proposals_without_id: int = 0
         self.partial_vaults: list[str] = []
         self._only = vault_id
         self._workshop = workshop
@@ -293,18 +294,13 @@ class TenantReader:
     def _note(self, vault_id: str, path: str) -> Done[Piece]:
         try:
             note = self._hub.note(self.user_id, vault_id, path)
-        except RejectedError as error:
+        except BackupError as error:
             if error.kind != "not_found":
                 return Done((self._problem("note", error, vault_id=vault_id, name=path),))
-            if path.isascii():
-                return Done()  # deleted since it became known
-            message = (
-                "the hub finds no note whose path has non-ASCII characters, so nobody knows whether it still exists"
-            )
-            problem = Problem(what="note", vault_id=vault_id, name=path, kind="note_unreadable", message=message)
-            return Done((problem,))
-        except BackupError as error:
-            return Done((self._problem("note", error, vault_id=vault_id, name=path),))
+            # An ASCII path that is not found was deleted since it became known; of others nobody can tell.
+            return Done(() if path.isascii() else (_unreadable(vault_id, path),))
+        if note.path != path:  # decoded as Latin-1, the path can be that of another note
+            return Done((_unreadable(vault_id, path),))
         with self._lock:
             self.content.add_note(vault_id, note)
         part = self._form.note(self.user_id, vault_id, note)
@@ -317,7 +313,9 @@ class TenantReader:
             stubs = self._hub.proposal_stubs(self.user_id, vault_id)
         except BackupError as error:
             return Done((self._problem("proposals", error, vault_id=vault_id),))
-        self._lists[vault_id] = stubs
+        # Of the sixteen keys only these are needed again; a full list may hold many thousands.
+        short = tuple({key: stub[key] for key in _STUB_KEYS if key in stub} for stub in stubs.stubs)
+        self._lists[vault_id] = attrs.evolve(stubs, stubs=short)
         return Done(tuple(Remark(finding=finding) for finding in stubs.findings))
 
     def _plan(self, order: Sequence[str]) -> Done[Piece]:
@@ -401,6 +399,13 @@ class TenantReader:
 
 _FOR_EVERYONE = frozenset({"gateway_auth", "tls"})
 """Failures that no other tenant would escape."""
+
+
+def _unreadable(vault_id: str, path: str) -> Problem:
+    message = (
+        "the hub finds no single note whose path has non-ASCII characters, so nobody knows whether it still exists"
+    )
+    return Problem(what="note", vault_id=vault_id, name=path, kind="note_unreadable", message=message)
 
 
 def _may_be_too_large(error: BackupError) -> bool:

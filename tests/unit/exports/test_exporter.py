@@ -238,8 +238,9 @@ def test_hub_06_malformed_proposals(fake_hub: Hub) -> None:
 def test_hub_06_budget_for_raw_replies(fake_hub: Hub) -> None:
     fake_hub.add("u", proposals=[proposal("bad", raw=b"{" * 1000)])
     with pytest.raises(ExportError) as caught:
-        export(fake_hub, raw_replies_bytes=999)
+        export(fake_hub, raw_replies_bytes=1999)
     assert caught.value.kind == "raw_replies_too_large"
+    assert export(fake_hub, raw_replies_bytes=2000)[1].counts["unparseable_proposals"] == 1
 
 
 def test_hub_07_same_id_in_one_vault_and_in_two(fake_hub: Hub) -> None:
@@ -364,6 +365,24 @@ def test_hub_16_what_concerns_everyone_is_not_isolated(fake_hub: Hub) -> None:
     with pytest.raises(RejectedError) as caught:
         export(fake_hub, on_error="continue")
     assert caught.value.kind == "gateway_auth"
+
+
+def test_hub_14_hub_that_dies_ends_the_run_within_the_budget(fake_hub: Hub) -> None:
+    populate(fake_hub, 60)
+    requests = 0
+
+    def dies(_request: httpx.Request) -> httpx.Response | None:
+        nonlocal requests
+        requests += 1
+        return httpx.Response(502) if requests > 60 else None
+
+    fake_hub.rules.append(dies)
+    waits: list[float] = []
+    payload, result = export(fake_hub, client=fake_hub.client(waits=waits), on_error="continue", retry_budget=30)
+    assert len(waits) <= 30 + 60 / 4
+    assert result.counts["failed_tenants"] > 40
+    assert not result.complete
+    assert ExportReader([payload]).read_all().content_root == result.details["content_root"]
 
 
 def test_hub_16_tenant_whose_id_cannot_be_sent(fake_hub: Hub) -> None:
@@ -515,6 +534,16 @@ def test_hub_19_oversized_vault_is_read_note_by_note(fake_hub: Hub, payload_form
     assert next(t for t in result.details["tenants"] if t["user_id"] == "u")["partial_vaults"] == ["huge"]
     if payload_form == "full":
         assert [item["path"] for item in users(payload)["u"]["vaults"][1]["notes"]] == known[:30]
+
+
+def test_hub_19_another_note_under_the_misread_path_is_not_taken(fake_hub: Hub) -> None:
+    fake_hub.add("u", notes=[note("né.md", "right"), note("n\xc3\xa9.md", "wrong")])
+    fake_hub.rules.append(on_path("/api/v1/export", fails()))
+    payload, result = export(fake_hub, known_paths=lambda _user, _vault: ["né.md"])
+    assert users(payload)["u"]["vaults"] == [{"vault_id": "default", "notes": []}]
+    assert [(failure["kind"], failure["name"]) for failure in result.details["failures"]][1:] == [
+        ("note_unreadable", "né.md")
+    ]
 
 
 def test_hub_19_without_known_paths_the_vault_fails_with_advice(fake_hub: Hub) -> None:

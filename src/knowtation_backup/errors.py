@@ -54,7 +54,7 @@ class BackupError(Exception):
 
     def __init__(self, message: str, /, *, kind: str | None = None, hint: str = "", **context: Any) -> None:
         self.message = message
-        self.kind = kind or self.default_kind
+        self.kind: str = kind or self.default_kind
         self.hint = hint
         self.context = context
         super().__init__(message)

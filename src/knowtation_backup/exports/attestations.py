@@ -96,7 +96,7 @@ class AttestationCapture:
         self._exporter = exporter
         self._exported_at = iso_ms(taken_at)
         self.taken_at = taken_at
-        self.source_id = exporter.canister_id
+        self.source_id: str = exporter.canister_id
         self._observer = observer
         self._started = False
         self._result: CaptureResult | None = None

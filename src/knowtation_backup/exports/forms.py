@@ -131,7 +131,7 @@ class FullForm(Form):
     kind = "knowtation-operator-full-export"
     name = "operator-full-export"
     suffix = ".json"
-    version = 4
+    version: int | None = 4
 
     def __init__(self) -> None:
         self._tenants = 0
@@ -226,12 +226,12 @@ class SingleVaultForm(FullForm):
 
     kind = "knowtation-operator-vault-export"
     suffix = ".json"
-    version = 2
+    version: int | None = 2
 
     def __init__(self, vault_id: str) -> None:
         super().__init__()
         self._vault_id = vault_id
-        self.name = f"canister-export-{normalise_vault_id(vault_id)}"
+        self.name: str = f"canister-export-{normalise_vault_id(vault_id)}"
 
     def vault(self, user_id: str, vault_id: str, content: VaultNotes) -> Part:
         """Render the notes separated by commas."""
@@ -277,7 +277,7 @@ class RecordsForm(Form):
     kind = "knowtation-backup-records"
     name = "records-export"
     suffix = ".ndjson"
-    version = None
+    version: int | None = None
     sorted = True
 
     def __init__(self) -> None:

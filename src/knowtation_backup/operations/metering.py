@@ -18,9 +18,9 @@ class Meter:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._digest = hashlib.sha256()
-        self.size_bytes = 0
+        self.size_bytes: int = 0
         """Bytes that went through so far."""
-        self.exhausted = False
+        self.exhausted: bool = False
         """Whether the last chunk went through."""
 
     @property

@@ -91,7 +91,7 @@ class Certifier:
         self._filler_secret = hashlib.sha256(b"filler" + seed).digest()
         self._delegations: dict[bool, tuple[int, bytes]] = {}
         self._lock = threading.Lock()
-        self.node = NodeKey(seed)
+        self.node: NodeKey = NodeKey(seed)
 
     @property
     def root_key_der(self) -> bytes:

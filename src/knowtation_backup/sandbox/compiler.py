@@ -46,7 +46,7 @@ class Compiler:
         config.memory_reservation = MAX_HEAP_BYTES
         config.memory_may_move = False
         config.memory_init_cow = False
-        self.wasm = wasmtime.Engine(config)
+        self.wasm: wasmtime.Engine = wasmtime.Engine(config)
         self._directory = cache_directory
         self._modules: collections.OrderedDict[bytes, wasmtime.Module] = collections.OrderedDict()
 

@@ -77,9 +77,9 @@ class Engine:
         cache_directory: Path | None = None,
         max_instances: int = 64,
     ) -> None:
-        self.limits = limits or InstructionLimits()
+        self.limits: InstructionLimits = limits or InstructionLimits()
         self.isolation = isolation if isolation != "auto" else "mapped" if mapping_supported() else "copy"
-        self.statistics = HeapStatistics()
+        self.statistics: HeapStatistics = HeapStatistics()
         self._clock = clock
         self._environment = Environment(clock=clock, subnet_id=subnet_id, root_key_der=root_key_der)
         self._compiler = Compiler(cache_directory)

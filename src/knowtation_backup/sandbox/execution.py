@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -15,7 +16,8 @@ __all__ = ["InstructionLimits", "Message", "Mode", "Outcome", "OutgoingCall", "T
 class Mode(enum.Enum):
     """Execution modes by the abbreviations of the interface specification."""
 
-    __hash__ = object.__hash__  # the inherited one runs in Python, a dozen times per message
+    if not TYPE_CHECKING:  # for checkers it is the one of any enumeration
+        __hash__ = object.__hash__  # the inherited one runs in Python, a dozen times per message
 
     INIT = "I"
     PRE_UPGRADE = "G"

@@ -185,7 +185,7 @@ class FaultPlan:
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
         self._seen: dict[bytes, int] = {}
-        self.latency_seconds = latency_seconds
+        self.latency_seconds: float = latency_seconds
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -14,7 +14,8 @@ from .messages import Rejected
 if TYPE_CHECKING:
     from .system_api import SystemApi
 
-FUNCTIONS = table = Ic0Table()
+FUNCTIONS: Ic0Table = Ic0Table()
+table: Ic0Table = FUNCTIONS
 
 MAX_CALL_BYTES = 2 << 20
 MAX_QUEUED_CALLS = 500

@@ -10,7 +10,8 @@ from .messages import Rejected, Replied
 if TYPE_CHECKING:
     from .system_api import SystemApi
 
-FUNCTIONS = table = Ic0Table()
+FUNCTIONS: Ic0Table = Ic0Table()
+table: Ic0Table = FUNCTIONS
 
 MAX_REPLY_BYTES = 2 << 20
 MAX_QUERY_REPLY_BYTES = 3 << 20

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .stable import StableMemory
     from .system_api import SystemApi
 
-FUNCTIONS = table = Ic0Table()
+FUNCTIONS: Ic0Table = Ic0Table()
+table: Ic0Table = FUNCTIONS
 
 MAX_CERTIFIED_DATA_BYTES = 32
 _MAX_STABLE32_PAGES = 1 << 16

@@ -79,7 +79,7 @@ class Instance:
         memory_bytes: int = 0,
     ) -> None:
         self.module = module
-        self.api = SystemApi(environment, canister, memory64=module.memory64)
+        self.api: SystemApi = SystemApi(environment, canister, memory64=module.memory64)
         self._heap = heap_factory(image)
         self._pointer_kind = "i64" if module.memory64 else "i32"
         self._native = NativeInstance(wasm, compiled, [self.api.host_function(item) for item in module.imports])

@@ -32,7 +32,7 @@ class Lifecycle:
     def __init__(self, context: ManagementContext) -> None:
         self._context = context
         self._stopping: dict[bytes, list[ManagementRequest]] = {}
-        self.next_canister = FIRST_CANISTER
+        self.next_canister: int = FIRST_CANISTER
 
     def handlers(self) -> dict[str, Handler]:
         """Return the handlers by method name."""

@@ -52,9 +52,9 @@ class HostFunction:
     __slots__ = ("callback", "parameters", "results")
 
     def __init__(self, parameters: Sequence[str], results: Sequence[str], callback: Any) -> None:
-        self.parameters = tuple(parameters)
-        self.results = tuple(results)
-        self.callback = callback
+        self.parameters: tuple[str, ...] = tuple(parameters)
+        self.results: tuple[str, ...] = tuple(results)
+        self.callback: Any = callback
 
 
 def make_callback(function: HostCallback, on_error: Callable[[BaseException], None]) -> Any:

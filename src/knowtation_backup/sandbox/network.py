@@ -96,9 +96,9 @@ class SandboxNetwork:
         call_wait_seconds: float = 10.0,
         tick_seconds: float | None = 0.1,
     ) -> None:
-        self.clock = SandboxClock()
-        self.faults = faults or FaultPlan()
-        self.requests = RequestLog()
+        self.clock: SandboxClock = SandboxClock()
+        self.faults: FaultPlan = faults or FaultPlan()
+        self.requests: RequestLog = RequestLog()
         self.operator: bytes = hashlib.sha224(b"knowtation sandbox operator").digest() + b"\x02"
         self._directory = directory
         self._numbers = itertools.count()
@@ -112,7 +112,7 @@ class SandboxNetwork:
             root_key_der=self._certifier.root_key_der,
             isolation=isolation,
         )
-        self.replica = Replica(
+        self.replica: Replica = Replica(
             self.clock,
             self._engine,
             subnet_id=self._certifier.subnet_id,

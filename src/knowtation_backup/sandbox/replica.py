@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -106,7 +107,7 @@ class Replica:
         self.engine = engine
         self.subnet_id = subnet_id
         self.root_key_der = root_key_der
-        self.lock = threading.RLock()
+        self.lock: contextlib.AbstractContextManager[bool] = threading.RLock()
         self.canisters: dict[bytes, Canister] = {}
         self._history: dict[bytes, RequestStatus] = {}
         self._forget_after: dict[bytes, int] = {}

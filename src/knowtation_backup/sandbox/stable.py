@@ -24,7 +24,7 @@ class StableMemory:
     """
 
     def __init__(self, image: MemoryImage, *, private: bool = False) -> None:
-        self.image = image
+        self.image: MemoryImage = image
         self._shared = private
         self._owned = False
         self._committed_size = image.size_bytes

@@ -83,17 +83,17 @@ class SystemApi:
         self._memory_size = 0
         self.error: BaseException | None = None
         self.stable: StableMemory | None = None
-        self.fuel_limit = 0
+        self.fuel_limit: int = 0
         self._reset(Message(mode=Mode.START, entry=""))
 
     def _reset(self, message: Message) -> None:
         self.message = message
-        self.mode = message.mode
+        self.mode: Mode = message.mode
         self.error = None
-        self.time_ns = 0
-        self.reply_data = bytearray()
+        self.time_ns: int = 0
+        self.reply_data: bytearray = bytearray()
         self.answer: Answer | None = None
-        self.answered = message.answered or not message.may_answer
+        self.answered: bool = message.answered or not message.may_answer
         self.accepted = False
         self.cycles_accepted = 0
         self.cycles_burned = 0

@@ -17,6 +17,7 @@ import httpx
 
 import knowtation_backup as kb
 from knowtation_backup import errors
+from knowtation_backup.exports.attestations import AttestationExporter, LedgerPrefix
 from knowtation_backup.exports.checking import verify_payload
 from knowtation_backup.exports.convert import full_export, records_export, tenant_exports, vault_export
 from knowtation_backup.exports.github import FolderLimits, GithubBackup
@@ -28,6 +29,7 @@ from knowtation_backup.hub.client import HubStats
 from knowtation_backup.hub.limits import HubLimits, HubTimeouts
 from knowtation_backup.hub.preflight import PreflightReport
 from knowtation_backup.hub.schema import IndexPage, Note, NoteList, Proposal
+from knowtation_backup.ic.query import QueryClient
 from knowtation_backup.observers.log import LogObserver
 from knowtation_backup.sandbox import (
     Answer,
@@ -177,6 +179,13 @@ def exporters(client: kb.HubClient, stored: kb.Pipeline) -> tuple[kb.BackupSourc
     )
     assert_type(options.extra_users, tuple[str, ...])
     return kb.OperatorExporter(client, options), kb.VaultExporter(client, user_id="u", vault_id="v", options=options)
+
+
+def ledger(stored: kb.Pipeline) -> kb.BackupSource:
+    previous = LedgerPrefix.from_details(stored.details().capture)
+    with QueryClient(timeout_seconds=5, observer=watch) as client:
+        assert_type(client.query("rrkah-fqaaa-aaaaa-aaaaq-cai", "getStats", b""), bytes)
+        return AttestationExporter(client=client, canister_id="rrkah-fqaaa-aaaaa-aaaaq-cai", previous=previous)
 
 
 def sinks() -> tuple[kb.ArchiveSink, ...]:

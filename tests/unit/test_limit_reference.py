@@ -7,9 +7,10 @@ import pytest
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
 from knowtation_backup.codecs import ktb1
-from knowtation_backup.exports import book, names, options, reader, unwrap
+from knowtation_backup.exports import attestations, book, names, options, reader, unwrap
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
+from knowtation_backup.ic import query
 from knowtation_backup.operations import backup, catalog
 from knowtation_backup.operations import read as reading
 from knowtation_backup.retention import keep
@@ -43,6 +44,7 @@ INSTRUCTIONS = execution.InstructionLimits()
         ((POLICY.first_delay_seconds, POLICY.multiplier, POLICY.max_delay_seconds), (0.5, 2, 30), "at most 30 s"),
         (POLICY.max_retry_after_seconds, 120, "may ask for | 120 s |"),
         (failures._EXCERPT_CHARACTERS, 200, "| 200 characters |"),
+        ((attestations._PAGE, query._MAX_REPLY_BYTES), (100, 4 * MIB), "| 100; 4 MiB; 60 s |"),
         (options._MAX_VAULT_CHARACTERS, 64, "| vault id | 64 characters"),
         (book._MAX_FINDINGS, 1_000, "| warnings in a report | 1,000;"),
         (book._MAX_FAILURES, 10_000, "| failures and remarks in details | 10,000 each;"),

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import attrs
 
 from ..errors import ConfigurationError
+from ..model.nesting import check_nesting
 
 __all__ = ["HubAddress", "is_canister_id"]
 
@@ -201,7 +202,9 @@ def _canister_query(query: str) -> str:
 
 def _hub_id(path: Path) -> str:
     try:
-        value = json.loads(path.read_bytes())["hub"]["ic"]
+        text = path.read_bytes()
+        check_nesting(text)
+        value = json.loads(text)["hub"]["ic"]
     except OSError as error:
         message = f"the canister id file {path.name} cannot be read: {error.strerror}"
         raise ConfigurationError(message, kind="bad_ids_file") from error

@@ -186,7 +186,9 @@ def test_a_chosen_port_and_several_servers(network: SandboxNetwork, counter: byt
 
 @pytest.fixture
 def threads_now() -> Callable[[], set[str]]:
-    return lambda: {thread.name for thread in threading.enumerate() if thread.name.startswith("sandbox")}
+    """Return the names of the sandbox's threads that were not there before; other tests keep networks open."""
+    before = set(threading.enumerate())
+    return lambda: {thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("sandbox")}
 
 
 def test_nothing_is_left_behind(counter_wasm: bytes, threads_now: Callable[[], set[str]]) -> None:

@@ -5,6 +5,7 @@ import datetime as dt
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,23 +254,19 @@ def test_only_leftovers_can_be_removed_as_leftovers(sink: FsspecSink) -> None:
 
 
 @pytest.fixture
-def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def unprivileged() -> Iterator[Path]:
     """A directory, and for root the identity of somebody whom modes bind."""
-    root = tmp_path_factory.mktemp("modes")
-    if os.geteuid() != 0:
-        yield root
-        return
-    parent = root.parent
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (parent.parent, parent, root)}
-    for path in modes:
-        path.chmod(0o755)
-    os.seteuid(65534)
-    try:
-        yield root
-    finally:
-        os.seteuid(0)
-        for path, mode in modes.items():
-            path.chmod(mode)
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to others
+        root = Path(name)
+        root.chmod(0o755)
+        privileged = os.geteuid() == 0
+        if privileged:
+            os.seteuid(65534)
+        try:
+            yield root
+        finally:
+            if privileged:
+                os.seteuid(0)
 
 
 def test_a_directory_without_write_permission_is_a_permission_error(unprivileged: Path) -> None:

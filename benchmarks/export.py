@@ -39,8 +39,7 @@ from knowtation_backup import (
     Pipeline,
 )
 from knowtation_backup.sandbox import FaultPlan, SandboxNetwork
-from knowtation_backup.sandbox.hub import SandboxHub
-from knowtation_backup.sandbox.seed import SeedPlan, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
 
 KEY = "benchmark operator key of more than 32 characters"
 LATENCY_SECONDS = 0.05

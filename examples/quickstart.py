@@ -28,8 +28,7 @@ from knowtation_backup import (
     Pipeline,
 )
 from knowtation_backup.sandbox import SandboxNetwork
-from knowtation_backup.sandbox.hub import SandboxHub
-from knowtation_backup.sandbox.seed import SeedPlan, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
 
 
 def show(event: Event) -> None:

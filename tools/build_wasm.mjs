@@ -15,9 +15,9 @@ const ACTORS = ["hub", "attestation"];
 const METADATA = ["candid:service", "candid:args", "motoko:stable-types"];
 const ERROR = 1; // severity of a diagnostic that stops compilation
 
-const sandbox = fileURLToPath(new URL("../src/knowtation_backup/sandbox/", import.meta.url));
-const sources = path.join(sandbox, "motoko");
-const target = path.join(sandbox, "wasm");
+const folder = fileURLToPath(new URL("../src/knowtation_backup/sandbox/hub/", import.meta.url));
+const sources = path.join(folder, "motoko");
+const target = path.join(folder, "wasm");
 
 const require = createRequire(import.meta.url);
 const motoko = require("motoko");

@@ -11,8 +11,7 @@ import pytest
 from stage import GATEWAY_SECRET, OPERATOR_KEY, Stage, Vault, connect
 
 from knowtation_backup.sandbox import FaultPlan, SandboxNetwork
-from knowtation_backup.sandbox.hub import SandboxHub
-from knowtation_backup.sandbox.seed import SeedPlan, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
 
 
 @pytest.fixture(scope="session")

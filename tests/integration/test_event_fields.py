@@ -20,8 +20,7 @@ from knowtation_backup import (
 )
 from knowtation_backup.errors import SinkFullError
 from knowtation_backup.sandbox import Answer, SandboxNetwork
-from knowtation_backup.sandbox.hub import SandboxHub
-from knowtation_backup.sandbox.seed import SeedPlan, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
 from knowtation_backup.testing.faults import FaultSink
 
 pytestmark = pytest.mark.sandbox

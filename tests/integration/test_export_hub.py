@@ -15,8 +15,7 @@ from knowtation_backup import CaptureResult, ExportOptions, ExportReader, HubCli
 from knowtation_backup._engine.canonical import loads
 from knowtation_backup.errors import RejectedError, SourceUnavailableError
 from knowtation_backup.sandbox import Answer, FaultPlan, ResetAfterExecution, SandboxNetwork, SandboxServer, Truncate
-from knowtation_backup.sandbox.hub import SandboxHub
-from knowtation_backup.sandbox.seed import SeedPlan, SeedReport, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, SeedReport, seed
 
 pytestmark = pytest.mark.sandbox
 

@@ -145,7 +145,7 @@ def test_the_life_of_a_canister(icp: Icp, created: str, counter_wasm: bytes, net
 
 def test_a_snapshot_of_several_megabytes(icp: Icp, network: SandboxNetwork) -> None:
     """The Motoko hub, installed in chunks: its module and heap take several requests each way, in parallel."""
-    wasm = (resources.files("knowtation_backup.sandbox") / "wasm" / "hub.wasm").read_bytes()
+    wasm = (resources.files("knowtation_backup.sandbox.hub") / "wasm" / "hub.wasm").read_bytes()
     bare = Icp(icp.binary, icp.home)
     operator = from_text(bare.run("identity", "principal", "--identity", "operator"))
     canister = to_text(network.create_canister(wasm, controllers=[operator]))

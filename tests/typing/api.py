@@ -43,8 +43,7 @@ from knowtation_backup.sandbox import (
     SandboxTransport,
     SeenRequest,
 )
-from knowtation_backup.sandbox.hub import SandboxHub, canister_wasm
-from knowtation_backup.sandbox.seed import SeedPlan, SeedReport, seed
+from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, SeedReport, canister_wasm, seed
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sinks import SinkContract
 

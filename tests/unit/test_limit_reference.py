@@ -14,21 +14,12 @@ from knowtation_backup.ic import query
 from knowtation_backup.operations import backup, catalog
 from knowtation_backup.operations import read as reading
 from knowtation_backup.retention import keep
-from knowtation_backup.sandbox import (
-    execution,
-    gateway,
-    http_api,
-    ic0_messages,
-    ingress,
-    install,
-    queries,
-    replica,
-    request_log,
-    snapshot_data,
-    snapshots,
-    stable,
-    wasm_module,
-)
+from knowtation_backup.sandbox import request_log
+from knowtation_backup.sandbox.execution import ic0_messages, stable, wasm_module
+from knowtation_backup.sandbox.execution import message as execution
+from knowtation_backup.sandbox.management import install, snapshot_data, snapshots
+from knowtation_backup.sandbox.protocol import gateway, http_api, ingress
+from knowtation_backup.sandbox.replica import queries, replica
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "limits.md").read_text()
 MIB = 1 << 20

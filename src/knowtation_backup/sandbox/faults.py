@@ -19,8 +19,8 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from .exchange import HttpReply, HttpRequest, plain_text
-from .http_api import Directive, endpoint_kind
+from .protocol.exchange import HttpReply, HttpRequest, plain_text
+from .protocol.http_api import Directive, endpoint_kind
 
 __all__ = [
     "Action",

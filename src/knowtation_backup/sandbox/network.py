@@ -14,23 +14,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from . import candid, storage
-from .certification import FIRST_CANISTER, Certifier
 from .clock import SandboxClock
-from .engine import Engine
+from .execution.engine import Engine
 from .faults import FaultPlan
-from .front import FrontDoor
-from .gateway import Gateway, GatewayOptions
-from .http_api import HttpApi
-from .management import ManagementCanister
-from .management_context import ManagementOptions
+from .management.canister import ManagementCanister
+from .management.context import ManagementOptions
 from .messages import ANONYMOUS, MANAGEMENT_CANISTER, Answer, Call, Rejected, Replied, RequestState
-from .replica import Replica
+from .protocol.certification import FIRST_CANISTER, Certifier
+from .protocol.front import FrontDoor
+from .protocol.gateway import Gateway, GatewayOptions
+from .protocol.http_api import HttpApi
+from .protocol.server import SandboxServer
+from .protocol.transport import SandboxTransport
+from .replica.replica import Replica
 from .request_log import RequestLog
-from .server import SandboxServer
-from .transport import SandboxTransport
 
 if TYPE_CHECKING:
-    from .engine import Isolation
+    from .execution.engine import Isolation
     from .state import Canister
 
 __all__ = ["SandboxNetwork"]

@@ -8,8 +8,8 @@ from typing import Final
 
 import attrs
 
-from .exchange import HttpRequest
-from .http_api import endpoint_kind
+from .protocol.exchange import HttpRequest
+from .protocol.http_api import endpoint_kind
 
 __all__ = ["RequestLog", "SeenRequest"]
 

@@ -1,7 +1,7 @@
 """
 What the sandbox remembers of one canister: plain values, no behaviour beyond derivation.
 
-Execution (`engine.py`), management (`management.py`) and storage (`storage.py`) all work on these.
+Execution (`execution`), management (`management`) and storage (`storage`) all work on these.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from .images import MemoryImage
-    from .wasm_module import WasmModule
+    from .execution.images import MemoryImage
+    from .execution.wasm_module import WasmModule
 
 __all__ = [
     "Canister",

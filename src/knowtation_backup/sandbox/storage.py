@@ -39,8 +39,8 @@ from ..errors import (
     SourceUnavailableError,
     UnsupportedFormatError,
 )
-from .images import MemoryImage
-from .management import ManagementCanister
+from .execution.images import MemoryImage
+from .management.canister import ManagementCanister
 from .state import (
     Canister,
     CanisterSettings,
@@ -55,8 +55,8 @@ from .state import (
 )
 
 if TYPE_CHECKING:
-    from .replica import Replica
-    from .wasm_module import WasmModule
+    from .execution.wasm_module import WasmModule
+    from .replica.replica import Replica
 
 __all__ = ["load", "save"]
 

@@ -178,7 +178,7 @@ def test_resets_before_and_after_execution(network: SandboxNetwork, counter: byt
 def test_the_history_drops_its_oldest_replies(
     network: SandboxNetwork, counter: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knowtation_backup.sandbox.replica.MAX_HISTORY_REPLY_BYTES", 2_500_000)
+    monkeypatch.setattr("knowtation_backup.sandbox.replica.replica.MAX_HISTORY_REPLY_BYTES", 2_500_000)
     blob = b"DIDL\x01\x6d\x7b\x01\x00\x80\x80\x40" + bytes(1 << 20)
     with network.serve() as server, httpx.Client(base_url=server.url) as client:
         envelopes = [envelope(counter, "echo", arg=blob) for _ in range(3)]

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from knowtation_backup.sandbox.certification import Certifier
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.exchange import HttpReply, HttpRequest
-from knowtation_backup.sandbox.http_api import HttpApi
 from knowtation_backup.sandbox.messages import Answer, Call, Rejected, Replied, RequestState, RequestStatus
+from knowtation_backup.sandbox.protocol.certification import Certifier
+from knowtation_backup.sandbox.protocol.exchange import HttpReply, HttpRequest
+from knowtation_backup.sandbox.protocol.http_api import HttpApi
 from knowtation_backup.sandbox.state import Canister, CanisterSettings
 
 CANISTER = bytes.fromhex("00000000000000010101")

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from knowtation_backup.sandbox import accounting
-from knowtation_backup.sandbox.images import MemoryImage
+from knowtation_backup.sandbox.execution.images import MemoryImage
 from knowtation_backup.sandbox.messages import Rejected
 from knowtation_backup.sandbox.state import Canister, CanisterSettings, Change, LogRecord, Snapshot
 

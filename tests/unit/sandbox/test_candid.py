@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from knowtation_backup.sandbox import candid
 from knowtation_backup.sandbox.candid import CandidError, Opt, Record, Some, Variant, Vec
-from knowtation_backup.sandbox.management_types import METHODS
+from knowtation_backup.sandbox.management.types import METHODS
 
 CANISTER = bytes.fromhex("00000000000000010101")
 CANISTER_ARGUMENT = bytes.fromhex("4449444c016c01b3c4b1f204680100010a00000000000000010101")

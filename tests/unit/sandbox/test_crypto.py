@@ -9,7 +9,8 @@ from py_ecc.bls.point_compression import compress_G1, decompress_G1, decompress_
 from py_ecc.optimized_bls12_381.optimized_curve import G2
 from py_ecc.optimized_bls12_381.optimized_pairing import pairing
 
-from knowtation_backup.sandbox.crypto import (
+from knowtation_backup.sandbox.principal import to_text
+from knowtation_backup.sandbox.protocol.crypto import (
     BlsKey,
     NodeKey,
     UnsupportedKeyError,
@@ -17,7 +18,6 @@ from knowtation_backup.sandbox.crypto import (
     self_authenticating,
     verify_bls,
 )
-from knowtation_backup.sandbox.principal import to_text
 
 DST = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
 MESSAGE = b"\x0dic-state-root" + bytes.fromhex("eb5c5b2195e62d996b84c9bcc8259d19a83786a2f59e0878cec84c811f669aa0")

@@ -3,7 +3,6 @@ from typing import Any
 import cbor2
 import pytest
 
-from knowtation_backup.sandbox.exchange import HttpReply, HttpRequest
 from knowtation_backup.sandbox.faults import (
     Answer,
     AnswerLater,
@@ -15,6 +14,7 @@ from knowtation_backup.sandbox.faults import (
     Tamper,
     Truncate,
 )
+from knowtation_backup.sandbox.protocol.exchange import HttpReply, HttpRequest
 from knowtation_backup.sandbox.request_log import RequestLog
 
 CALL = "/api/v4/canister/rrkah-fqaaa-aaaaa-aaaaq-cai/call"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from knowtation_backup.sandbox import candid
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.exchange import HttpReply, HttpRequest
-from knowtation_backup.sandbox.gateway import MAX_GATEWAY_BODY_BYTES, Gateway, GatewayOptions
 from knowtation_backup.sandbox.messages import Answer, Call, Rejected, Replied, RequestState, RequestStatus
+from knowtation_backup.sandbox.protocol.exchange import HttpReply, HttpRequest
+from knowtation_backup.sandbox.protocol.gateway import MAX_GATEWAY_BODY_BYTES, Gateway, GatewayOptions
 
 CANISTER = bytes.fromhex("00000000000000010101")
 TEXT = "rrkah-fqaaa-aaaaa-aaaaq-cai"

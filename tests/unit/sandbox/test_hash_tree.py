@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowtation_backup.sandbox.hash_tree import (
+from knowtation_backup.sandbox.protocol.hash_tree import (
     Empty,
     Fork,
     HashTree,

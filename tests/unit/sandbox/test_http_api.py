@@ -8,11 +8,11 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from knowtation_backup.sandbox.certification import Certifier
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.exchange import HttpReply, HttpRequest
-from knowtation_backup.sandbox.http_api import Directive, HttpApi, endpoint_kind
 from knowtation_backup.sandbox.principal import to_text
+from knowtation_backup.sandbox.protocol.certification import Certifier
+from knowtation_backup.sandbox.protocol.exchange import HttpReply, HttpRequest
+from knowtation_backup.sandbox.protocol.http_api import Directive, HttpApi, endpoint_kind
 
 BIG = bytes(range(256)) * 7813  # 2,000,128 bytes
 

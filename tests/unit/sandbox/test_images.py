@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from knowtation_backup.sandbox.images import MemoryImage
+from knowtation_backup.sandbox.execution.images import MemoryImage
 
 MIB = 1 << 20
 

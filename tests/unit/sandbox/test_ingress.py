@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowtation_backup.sandbox.exchange import HttpReply
-from knowtation_backup.sandbox.ingress import IngressError, authorize, hash_of_map, read_envelope
+from knowtation_backup.sandbox.protocol.exchange import HttpReply
+from knowtation_backup.sandbox.protocol.ingress import IngressError, authorize, hash_of_map, read_envelope
 
 SECOND = 10**9
 REQUEST_ID = bytes.fromhex("1d1091364d6bb8a6c16b203ee75467d59ead468f523eb058880ae8ec80e2b101")

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from knowtation_backup.sandbox.heap import HeapStatistics, MappedHeap
-from knowtation_backup.sandbox.images import MemoryImage
-from knowtation_backup.sandbox.page_tables import PageTables, mapping_supported
+from knowtation_backup.sandbox.execution.heap import HeapStatistics, MappedHeap
+from knowtation_backup.sandbox.execution.images import MemoryImage
+from knowtation_backup.sandbox.execution.page_tables import PageTables, mapping_supported
 
 pytestmark = pytest.mark.skipif(not mapping_supported(), reason="the mapped strategy is for Linux")
 PAGE = mmap.PAGESIZE

@@ -1,5 +1,5 @@
-from knowtation_backup.sandbox.images import MemoryImage
-from knowtation_backup.sandbox.stable import MAX_STABLE_PAGES, StableMemory
+from knowtation_backup.sandbox.execution.images import MemoryImage
+from knowtation_backup.sandbox.execution.stable import MAX_STABLE_PAGES, StableMemory
 
 PAGE = 65_536
 

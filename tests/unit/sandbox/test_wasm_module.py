@@ -7,9 +7,9 @@ import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knowtation_backup.sandbox.execution.wasm_binary import encode_name, encode_u32, parse, serialize
+from knowtation_backup.sandbox.execution.wasm_module import GlobalSlot, parse_wasm_module, rewrite
 from knowtation_backup.sandbox.messages import Rejected
-from knowtation_backup.sandbox.wasm_binary import encode_name, encode_u32, parse, serialize
-from knowtation_backup.sandbox.wasm_module import GlobalSlot, parse_wasm_module, rewrite
 
 CANISTER = """(module
   (import "ic0" "msg_reply" (func $reply))

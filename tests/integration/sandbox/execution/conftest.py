@@ -9,13 +9,13 @@ import pytest
 import wasmtime
 
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.engine import Engine
-from knowtation_backup.sandbox.execution import InstructionLimits
+from knowtation_backup.sandbox.execution.engine import Engine
+from knowtation_backup.sandbox.execution.message import InstructionLimits
+from knowtation_backup.sandbox.execution.page_tables import PageTables
+from knowtation_backup.sandbox.execution.wasm_module import WasmModule
 from knowtation_backup.sandbox.messages import Answer, Call, Rejected, Replied, RequestStatus
-from knowtation_backup.sandbox.page_tables import PageTables
-from knowtation_backup.sandbox.replica import ManagementRequest, Replica
+from knowtation_backup.sandbox.replica.replica import ManagementRequest, Replica
 from knowtation_backup.sandbox.state import Canister, CanisterSettings
-from knowtation_backup.sandbox.wasm_module import WasmModule
 
 USER = b"\x01user\x02"
 SUBNET = b"\x02subnet\x02"

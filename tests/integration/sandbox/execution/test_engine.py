@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from knowtation_backup.sandbox.execution import Message, Mode
+from knowtation_backup.sandbox.execution.message import Message, Mode
 from knowtation_backup.sandbox.messages import Rejected
 
 pytestmark = pytest.mark.sandbox
@@ -250,7 +250,7 @@ def test_interrupted_host_functions_leave_nothing_behind(one: Any, monkeypatch: 
     def interrupt(_data: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("knowtation_backup.sandbox.ic0_messages.Replied", interrupt)
+    monkeypatch.setattr("knowtation_backup.sandbox.execution.ic0_messages.Replied", interrupt)
     with pytest.raises(KeyboardInterrupt):
         one.call(canister, "inc")
     monkeypatch.undo()

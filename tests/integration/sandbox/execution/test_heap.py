@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.engine import Engine
+from knowtation_backup.sandbox.execution.engine import Engine
 
 pytestmark = pytest.mark.sandbox
 GIB = 1 << 30
@@ -101,7 +101,7 @@ def test_compiled_modules_are_kept_on_disk(one: Any, tmp_path: Path, monkeypatch
 
     open_and_parse()
     (cached,) = directory.iterdir()
-    monkeypatch.setattr("knowtation_backup.sandbox.compiler.rewrite", None)  # compiling again would call it
+    monkeypatch.setattr("knowtation_backup.sandbox.execution.compiler.rewrite", None)  # compiling again would call it
     open_and_parse()
     monkeypatch.undo()
 

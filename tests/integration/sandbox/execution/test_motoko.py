@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from knowtation_backup.sandbox.candid import decode, encode
-from knowtation_backup.sandbox.candid_types import NAT, TEXT, Record
+from knowtation_backup.sandbox.candid.types import NAT, TEXT, Record
 from knowtation_backup.sandbox.messages import Rejected
 from knowtation_backup.sandbox.state import CodeState, GlobalValue
 
@@ -19,7 +19,7 @@ STATS = Record({"next_seq": NAT, "total": NAT})
 
 
 def wasm(name: str) -> bytes:
-    return resources.files("knowtation_backup.sandbox").joinpath("wasm", f"{name}.wasm").read_bytes()
+    return resources.files("knowtation_backup.sandbox.hub").joinpath("wasm", f"{name}.wasm").read_bytes()
 
 
 @pytest.fixture(params=["mapped", "copy"])

@@ -7,10 +7,10 @@ import attrs
 import pytest
 import wasmtime
 
-from knowtation_backup.sandbox.images import MemoryImage
+from knowtation_backup.sandbox.execution.images import MemoryImage
+from knowtation_backup.sandbox.execution.wasm_binary import encode_name, encode_u32
 from knowtation_backup.sandbox.messages import Rejected
 from knowtation_backup.sandbox.state import CodeState, GlobalValue
-from knowtation_backup.sandbox.wasm_binary import encode_name, encode_u32
 
 pytestmark = pytest.mark.sandbox
 USER = b"\x01user\x02"

@@ -219,7 +219,7 @@ def test_settings_are_for_controllers(hub: SandboxHub, method: str) -> None:
 
 
 def test_there_are_no_getters_for_secrets() -> None:
-    did = (resources.files("knowtation_backup.sandbox") / "wasm" / "hub.did").read_text()
+    did = (resources.files("knowtation_backup.sandbox.hub") / "wasm" / "hub.did").read_text()
     service = did.partition("service : {")[2]
     assert "http_request:" in service
     assert re.findall(r"admin_\w+: \([^)]*\) -> \((.*)\)", service) == [""] * 5

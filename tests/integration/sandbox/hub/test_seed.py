@@ -11,8 +11,7 @@ import attrs
 import httpx
 import pytest
 
-from knowtation_backup.sandbox.hub import PROPOSAL_KEYS, SandboxHub
-from knowtation_backup.sandbox.seed import Note, Proposal, SeedPlan, Vault, seed
+from knowtation_backup.sandbox.hub import PROPOSAL_KEYS, Note, Proposal, SandboxHub, SeedPlan, Vault, seed
 
 OPERATOR = {"X-Operator-Export-Key": "operator secret"}
 

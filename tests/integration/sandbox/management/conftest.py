@@ -11,11 +11,11 @@ import wasmtime
 
 from knowtation_backup.sandbox import candid
 from knowtation_backup.sandbox.clock import SandboxClock
-from knowtation_backup.sandbox.engine import Engine
-from knowtation_backup.sandbox.management import ManagementCanister
-from knowtation_backup.sandbox.management_types import METHODS
+from knowtation_backup.sandbox.execution.engine import Engine
+from knowtation_backup.sandbox.management.canister import ManagementCanister
+from knowtation_backup.sandbox.management.types import METHODS
 from knowtation_backup.sandbox.messages import Answer, Call, Rejected, Replied
-from knowtation_backup.sandbox.replica import Replica
+from knowtation_backup.sandbox.replica.replica import Replica
 from knowtation_backup.sandbox.state import Canister
 
 ALICE = b"\x01" * 28 + b"\x02"

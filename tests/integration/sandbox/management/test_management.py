@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from knowtation_backup.sandbox import principal
-from knowtation_backup.sandbox.management import effective_canister_id
+from knowtation_backup.sandbox.management.canister import effective_canister_id
 from knowtation_backup.sandbox.messages import Rejected
 from knowtation_backup.sandbox.state import CanisterStatus
 

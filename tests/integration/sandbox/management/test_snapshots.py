@@ -9,9 +9,9 @@ import pytest
 import wasmtime
 
 from knowtation_backup.sandbox import principal
-from knowtation_backup.sandbox.management_context import ManagementOptions
+from knowtation_backup.sandbox.management.context import ManagementOptions
+from knowtation_backup.sandbox.management.snapshots import snapshot_text
 from knowtation_backup.sandbox.messages import Rejected
-from knowtation_backup.sandbox.snapshots import snapshot_text
 
 UNKNOWN = bytes.fromhex("00000000000000ff0101")
 PAGE = 65_536

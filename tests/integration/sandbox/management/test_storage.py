@@ -25,9 +25,9 @@ from knowtation_backup.errors import (
     UnsupportedFormatError,
 )
 from knowtation_backup.sandbox import storage
-from knowtation_backup.sandbox.images import MemoryImage
+from knowtation_backup.sandbox.execution.images import MemoryImage
+from knowtation_backup.sandbox.execution.wasm_module import WasmModule
 from knowtation_backup.sandbox.state import Canister, CanisterStatus
-from knowtation_backup.sandbox.wasm_module import WasmModule
 
 
 @pytest.fixture

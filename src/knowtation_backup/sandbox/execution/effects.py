@@ -1,0 +1,104 @@
+"""What executions do to a canister outside its memories: balance, certified data, timer, hook status, log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .. import accounting, principal
+from ..messages import Rejected
+from ..state import Canister, CodeState, LogRecord
+
+if TYPE_CHECKING:
+    from .message import Outcome
+    from .system_api import SystemApi
+
+__all__ = [
+    "MAX_WASM32_BYTES",
+    "MAX_WASM64_BYTES",
+    "apply_effects",
+    "code_of",
+    "from_canister",
+    "keep_logs",
+    "low_memory",
+    "read_outcome",
+    "update_hook_status",
+]
+
+MAX_WASM32_BYTES: Final = 4 << 30
+MAX_WASM64_BYTES: Final = 6 << 30
+_TRAP_CODES: Final = frozenset({"IC0502", "IC0503", "IC0504", "IC0522", "IC0539"})
+
+
+def low_memory(canister: Canister) -> bool:
+    """Return whether less than ``wasm_memory_threshold`` bytes are left before the heap's limit."""
+    threshold = canister.settings.wasm_memory_threshold
+    if not canister.code or not threshold:
+        return False
+    limit = canister.settings.wasm_memory_limit or (
+        MAX_WASM64_BYTES if canister.code.module.memory64 else MAX_WASM32_BYTES
+    )
+    return limit - canister.code.heap.size_bytes < threshold
+
+
+def code_of(canister: Canister) -> CodeState:
+    """
+    Return the canister's code state.
+
+    Raises:
+        Rejected: IC0537, there is none.
+    """
+    if canister.code is None:
+        text = "Attempted to execute a message, but the canister contains no Wasm module."
+        raise from_canister(canister, Rejected("IC0537", text))
+    return canister.code
+
+
+def from_canister(canister: Canister, failure: Rejected) -> Rejected:
+    """Return the failure with the canister's name in front, as callers see it."""
+    name = principal.to_text(canister.canister_id)
+    return Rejected(failure.error_code, f"Error from Canister {name}: {failure.message}")
+
+
+def read_outcome(api: SystemApi, outcome: Outcome) -> None:
+    """Take what a successful message sends out."""
+    outcome.answer = api.answer
+    outcome.calls = api.calls
+    outcome.cycles_accepted = api.cycles_accepted
+    outcome.accepted = api.accepted
+
+
+def apply_effects(canister: Canister, api: SystemApi) -> None:
+    """Make the effects outside the memories last."""
+    canister.cycles = api.final_balance()
+    if api.cycles_burned:
+        consumed = canister.cycles_consumed
+        consumed[accounting.BURNED] = consumed.get(accounting.BURNED, 0) + api.cycles_burned
+    if api.certified_data is not None:
+        canister.certified_data = api.certified_data
+    if api.global_timer is not None:
+        canister.global_timer = api.global_timer
+    update_hook_status(canister)
+
+
+def update_hook_status(canister: Canister) -> None:
+    """Make the low-memory hook ready when the heap has come close to its limit, and forget it when it has not."""
+    if not low_memory(canister):
+        canister.hook_status = "condition_not_satisfied"
+    elif canister.hook_status == "condition_not_satisfied":
+        canister.hook_status = "ready"
+
+
+def keep_logs(canister: Canister, api: SystemApi, failure: Rejected | None) -> None:
+    """Append what the message printed, and why it trapped; the oldest records beyond the limit go."""
+    records = list(api.logs)
+    if failure is not None and failure.error_code in _TRAP_CODES:
+        records.append((api.time_ns, f"[TRAP]: {failure.message}".encode()))
+    if not records:
+        return
+    limit = canister.settings.log_memory_limit
+    for time_ns, content in records:
+        canister.logs.append(LogRecord(idx=canister.next_log, timestamp_nanos=time_ns, content=content[:limit]))
+        canister.next_log += 1
+    size = sum(len(record.content) for record in canister.logs)
+    while canister.logs and size > limit:
+        size -= len(canister.logs.popleft().content)

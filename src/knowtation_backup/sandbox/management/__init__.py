@@ -1,0 +1,1 @@
+"""The management canister: its types, its rules, and one module per area of methods."""

@@ -1,0 +1,1 @@
+"""Orders messages: call contexts, queues, timers, the ingress history, and queries."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import attrs
 
+from .._checks import at_least
 from ..errors import BackupError
 
 __all__ = ["Retrier", "RetryBudget", "RetryPolicy"]
@@ -28,12 +29,12 @@ class RetryPolicy:
     the server asked for when that is longer, but never more than ``max_retry_after_seconds``.
     """
 
-    attempts: int = attrs.field(default=5, validator=attrs.validators.ge(1))
+    attempts: int = attrs.field(default=5, validator=at_least(1))
     """Including the first one."""
-    first_delay_seconds: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
-    multiplier: float = attrs.field(default=2.0, validator=attrs.validators.ge(1))
-    max_delay_seconds: float = attrs.field(default=30.0, validator=attrs.validators.ge(0))
-    max_retry_after_seconds: float = attrs.field(default=120.0, validator=attrs.validators.ge(0))
+    first_delay_seconds: float = attrs.field(default=0.5, validator=at_least(0))
+    multiplier: float = attrs.field(default=2.0, validator=at_least(1))
+    max_delay_seconds: float = attrs.field(default=30.0, validator=at_least(0))
+    max_retry_after_seconds: float = attrs.field(default=120.0, validator=at_least(0))
 
     def delay_seconds(self, failed: int, *, random: Callable[[], float], retry_after_seconds: float = 0.0) -> float:
         """

@@ -22,6 +22,7 @@ import attrs
 from ic import candid
 from ic.candid import Types
 
+from .._checks import at_least
 from .._engine.canonical import dumps
 from ..contracts import Observer, ignore_events
 from ..errors import ConfigurationError, ExportError, IntegrityError
@@ -46,7 +47,7 @@ _STATS = Types.Record({"total": Types.Nat, "next_seq": Types.Nat})
 class LedgerPrefix:
     """What an earlier export proved: so many records, with this digest."""
 
-    records: int = attrs.field(validator=attrs.validators.ge(0))
+    records: int = attrs.field(validator=at_least(0))
     sha256: str
 
     @classmethod

@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from .._checks import at_least
 from .._engine.canonical import JsonError, loads
 from ..errors import ConfigurationError, IntegrityError, SourceError
 from ..hub.schema import Note
@@ -36,9 +37,9 @@ _CLOSING = b"\n---\n\n"
 class FolderLimits:
     """What a hostile or mistaken directory may cost."""
 
-    file_bytes: int = attrs.field(default=64 << 20, validator=attrs.validators.ge(1))
-    files: int = attrs.field(default=1_000_000, validator=attrs.validators.ge(1))
-    depth: int = attrs.field(default=64, validator=attrs.validators.ge(1))
+    file_bytes: int = attrs.field(default=64 << 20, validator=at_least(1))
+    files: int = attrs.field(default=1_000_000, validator=at_least(1))
+    depth: int = attrs.field(default=64, validator=at_least(1))
 
 
 def split_markdown(content: bytes) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
+from .._checks import at_least, between, one_of
 from ..errors import ConfigurationError
 from ..hub.index import PAGE_SIZE
 from ..hub.schema import DEFAULT_VAULT
@@ -58,22 +59,16 @@ def _users(values: Sequence[str]) -> tuple[str, ...]:
 class ExportOptions:
     """How one export runs. Defaults are safe for a running production hub."""
 
-    concurrency: int = attrs.field(default=8, validator=[attrs.validators.ge(1), attrs.validators.le(256)])
+    concurrency: int = attrs.field(default=8, validator=between(1, 256))
     """Most requests under way at once; fewer while the hub answers 429 or 5xx."""
-    on_error: Literal["fail", "continue"] = attrs.field(
-        default="fail", validator=attrs.validators.in_(("fail", "continue"))
-    )
+    on_error: Literal["fail", "continue"] = attrs.field(default="fail", validator=one_of("fail", "continue"))
     """
     ``fail`` ends the run at the first tenant that cannot be read. ``continue`` leaves out what cannot be read, lists it
     with its reason, and marks the capture incomplete.
     """
-    consistency: Literal["single", "double"] = attrs.field(
-        default="single", validator=attrs.validators.in_(("single", "double"))
-    )
+    consistency: Literal["single", "double"] = attrs.field(default="single", validator=one_of("single", "double"))
     """``double`` reads every vault twice over different connections, and differing notes a third time."""
-    payload: Literal["full", "records"] = attrs.field(
-        default="full", validator=attrs.validators.in_(("full", "records"))
-    )
+    payload: Literal["full", "records"] = attrs.field(default="full", validator=one_of("full", "records"))
     """``full`` is format version 4; ``records`` is one canonical record per line, sorted."""
     extra_users: tuple[str, ...] = attrs.field(default=(), converter=_users)
     """Tenants the index may not list, for example everyone in earlier backups; those without content are left out."""
@@ -85,14 +80,14 @@ class ExportOptions:
     """Where to find the paths of a vault that is too large to be read in one reply."""
     previous: PreviousExport | None = None
     """Resume: tenants that this archive holds completely are copied from it instead of read again."""
-    index_page_size: int = attrs.field(default=PAGE_SIZE, validator=attrs.validators.ge(1))
-    retry_budget: float = attrs.field(default=200.0, validator=attrs.validators.ge(0))
+    index_page_size: int = attrs.field(default=PAGE_SIZE, validator=at_least(1))
+    retry_budget: float = attrs.field(default=200.0, validator=at_least(0))
     """Retries the whole run may spend in advance; every success earns a quarter of one back."""
-    buffer_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.ge(1))
+    buffer_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=at_least(1))
     """Replies held because an earlier one is still awaited; those under way come on top."""
-    raw_replies_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=attrs.validators.ge(0))
+    raw_replies_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=at_least(0))
     """Most malformed replies kept in side files, which are held in memory."""
-    progress_seconds: float = attrs.field(default=1.0, validator=attrs.validators.ge(0))
+    progress_seconds: float = attrs.field(default=1.0, validator=at_least(0))
     """Least time between two ``export.progress`` events."""
 
     def vaults_beyond(self, user_id: str, listed: Iterable[str]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from .._checks import at_least
 from .._engine.canonical import JsonError, check_depth, loads
 from .._engine.jsonstream import JsonCursor, JsonTooLargeError, JsonTruncatedError
 from ..errors import ConfigurationError, ExportError, IntegrityError, TruncatedError, UnsupportedFormatError
@@ -50,7 +51,7 @@ _MAX_FINDINGS = 1000
 class ReadLimits:
     """What a hostile file may cost."""
 
-    element_bytes: int = attrs.field(default=256 << 20, validator=attrs.validators.ge(1))
+    element_bytes: int = attrs.field(default=256 << 20, validator=at_least(1))
     """Largest single note, proposal, unknown member, or content that precedes its tenant's or vault's name."""
     unwrap: UnwrapLimits = attrs.field(factory=UnwrapLimits)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from .._checks import at_least
 from ..errors import ConfigurationError, IntegrityError, TruncatedError, UnsupportedFormatError
 
 __all__ = ["UnwrapLimits", "unwrap"]
@@ -34,9 +35,9 @@ _BROTLI_SLICE_BYTES = 1 << 16
 class UnwrapLimits:
     """How much a compressed payload may grow before it is taken for a bomb."""
 
-    ratio: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    ratio: int = attrs.field(default=200, validator=at_least(1))
     """Unwrapped bytes allowed per stored byte; text compresses 3 to 20 times."""
-    allowance_bytes: int = attrs.field(default=64 << 20, validator=attrs.validators.ge(0))
+    allowance_bytes: int = attrs.field(default=64 << 20, validator=at_least(0))
     """Unwrapped bytes allowed in any case, so that small repetitive files pass."""
 
 

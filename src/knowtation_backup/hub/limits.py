@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from .._checks import above
+
 __all__ = ["QUERY_REPLY_LIMIT_BYTES", "HubLimits", "HubTimeouts"]
 
 QUERY_REPLY_LIMIT_BYTES = 3 * 1024 * 1024
@@ -19,18 +21,18 @@ class HubTimeouts:
     server that sends one byte now and then cannot hold a thread for ever.
     """
 
-    connect_seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    read_seconds: float = attrs.field(default=60.0, validator=attrs.validators.gt(0))
-    total_seconds: float = attrs.field(default=180.0, validator=attrs.validators.gt(0))
+    connect_seconds: float = attrs.field(default=10.0, validator=above(0))
+    read_seconds: float = attrs.field(default=60.0, validator=above(0))
+    total_seconds: float = attrs.field(default=180.0, validator=above(0))
 
 
 @attrs.frozen(kw_only=True)
 class HubLimits:
     """How much is accepted from a hub before it is taken for broken or hostile."""
 
-    reply_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=attrs.validators.gt(0))
+    reply_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=above(0))
     """Largest body of one reply; the network allows 3 MiB, the rest is margin for other gateways."""
-    index_pages: int = attrs.field(default=50_000, validator=attrs.validators.gt(0))
-    index_users: int = attrs.field(default=5_000_000, validator=attrs.validators.gt(0))
-    empty_pages: int = attrs.field(default=20, validator=attrs.validators.gt(0))
+    index_pages: int = attrs.field(default=50_000, validator=above(0))
+    index_users: int = attrs.field(default=5_000_000, validator=above(0))
+    empty_pages: int = attrs.field(default=20, validator=above(0))
     """Most index pages in a row that bring no new user."""

@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
+from .._checks import above, at_least, between, optional
 from .protocol.exchange import HttpReply, HttpRequest, plain_text
 from .protocol.http_api import Directive, endpoint_kind
 
@@ -47,7 +48,7 @@ _OVERLOADED: Final = {429: "The service is overloaded.", 503: "Service is overlo
 class Delay:
     """Wait *seconds* before anything else happens."""
 
-    seconds: float = attrs.field(validator=attrs.validators.ge(0))
+    seconds: float = attrs.field(validator=at_least(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +65,7 @@ class Answer:
 class AnswerLater:
     """Execute the call, answer 202, and show its outcome only after *seconds*; other requests are not touched."""
 
-    seconds: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
+    seconds: float = attrs.field(default=0.5, validator=at_least(0))
 
 
 @attrs.frozen
@@ -81,7 +82,7 @@ class ResetAfterExecution:
 class Truncate:
     """Announce the whole body, send only this share of it, and close."""
 
-    keep: float = attrs.field(default=0.5, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
+    keep: float = attrs.field(default=0.5, validator=between(0, 1, below=True))
 
 
 @attrs.frozen
@@ -99,7 +100,7 @@ class Tamper:
 class StaleCertificate:
     """Sign certificates whose ``/time`` lies this far in the past."""
 
-    age_seconds: float = attrs.field(default=3600.0, validator=attrs.validators.gt(0))
+    age_seconds: float = attrs.field(default=3600.0, validator=above(0))
 
 
 Action: TypeAlias = (
@@ -133,10 +134,10 @@ class Rule:
     path_contains: str = ""
     canister_method: str | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    nth: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
-    every: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(1)))
-    probability: float = attrs.field(default=1.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
-    limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.ge(0)))
+    nth: int | None = attrs.field(default=None, validator=optional(at_least(1)))
+    every: int | None = attrs.field(default=None, validator=optional(at_least(1)))
+    probability: float = attrs.field(default=1.0, validator=between(0, 1))
+    limit: int | None = attrs.field(default=None, validator=optional(at_least(0)))
     matched: int = attrs.field(default=0, init=False)
     applied: int = attrs.field(default=0, init=False)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ..._checks import at_least
 from .seed_showcase import showcase_vaults
 from .seed_texts import DEFAULT_VAULT, GeneratedTexts, Note, Proposal, Vault
 
@@ -35,14 +36,14 @@ class SeedPlan:
     Regular tenants are ``google:100000``, ``google:100001``, …; the first vault of each is ``default``.
     """
 
-    tenants: int = attrs.field(default=0, validator=attrs.validators.ge(0))
-    vaults: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    tenants: int = attrs.field(default=0, validator=at_least(0))
+    vaults: int = attrs.field(default=1, validator=at_least(1))
     """Per tenant."""
-    notes: int = attrs.field(default=3, validator=attrs.validators.ge(0))
+    notes: int = attrs.field(default=3, validator=at_least(0))
     """Per vault."""
-    proposals: int = attrs.field(default=2, validator=attrs.validators.ge(0))
+    proposals: int = attrs.field(default=2, validator=at_least(0))
     """Per vault."""
-    body_size_bytes: int = attrs.field(default=600, validator=attrs.validators.ge(0))
+    body_size_bytes: int = attrs.field(default=600, validator=at_least(0))
     """Mean size of a body; sizes spread evenly from half to one and a half of it."""
     seed: int = 0
     copied_notes: bool = False

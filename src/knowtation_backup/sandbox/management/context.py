@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
+from ..._checks import above, at_least, optional
 from .. import accounting, principal
 from ..messages import Rejected
 from ..state import Canister, Change, Visibility
@@ -24,13 +25,11 @@ _MAX_HISTORY: Final = 20
 class ManagementOptions:
     """Switches for what a network does on its own terms."""
 
-    checkpoint_delay_seconds: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    checkpoint_delay_seconds: float = attrs.field(default=0.0, validator=at_least(0))
     """How long foreign snapshots stay unloadable after being taken from a running canister or uploaded to."""
-    heap_delta_limit_bytes: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
-    )
+    heap_delta_limit_bytes: int | None = attrs.field(default=None, validator=optional(above(0)))
     """Debit of written bytes from which on snapshot operations are refused; `None` never refuses."""
-    default_cycles: int = attrs.field(default=DEFAULT_CYCLES, validator=attrs.validators.ge(0))
+    default_cycles: int = attrs.field(default=DEFAULT_CYCLES, validator=at_least(0))
     """Balance of provisionally created canisters that name no amount."""
 
 

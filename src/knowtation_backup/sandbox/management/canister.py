@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import accounting, principal
 from ..candid import CandidError, decode, encode
 from ..messages import Call, Rejected, Replied
+from ..replica.replica import Misaddressed
 from ..state import Canister
 from .context import Handler, ManagementContext, ManagementOptions
 from .install import Installer
@@ -27,7 +28,7 @@ from .types import METHODS
 if TYPE_CHECKING:
     from ..replica.replica import ManagementRequest, Replica
 
-__all__ = ["ManagementCanister", "effective_canister_id"]
+__all__ = ["ManagementCanister"]
 
 _CANISTERS_ONLY: Final = frozenset(
     {
@@ -74,17 +75,8 @@ _FILTER_REFUSAL: Final = "Failed to decode payload for ic00 method: {method}"
 _EXECUTION_REFUSAL: Final = "Error decoding candid: {error}"
 
 
-def effective_canister_id(method: str, arg: bytes) -> bytes | None:
-    """
-    Return the canister a management call must be addressed to in the URL, `None` when any will do.
-
-    Raises:
-        Rejected: IC0407 for an unknown method, IC0408 when the argument does not say.
-    """
-    return _target(method, _argument(method, arg, _FILTER_REFUSAL))
-
-
 def _target(method: str, argument: dict[str, Any]) -> bytes | None:
+    """Return the canister that the URL of a call must name, `None` when any will do (reference, A.12)."""
     if method in _CREATIONS:
         return None
     target: bytes | None = argument.get("target_canister", argument.get("canister_id"))
@@ -156,6 +148,7 @@ class ManagementCanister:
         Decide whether a user's call is accepted, and charge its induction to the canister it is about.
 
         Raises:
+            Misaddressed: The URL names another canister than the argument.
             Rejected: IC0301, IC0406, IC0407, IC0408, IC0512 or IC0207; nothing was charged.
         """
         if call.method in _CANISTERS_ONLY:
@@ -208,6 +201,7 @@ class ManagementCanister:
         Answer a query.
 
         Raises:
+            Misaddressed: The URL names another canister than the argument.
             Rejected: IC0536 for methods that are not queries, all snapshot methods among them; otherwise as the method.
         """
         handler = self._queries.get(call.method)
@@ -231,7 +225,7 @@ class ManagementCanister:
     def _require_addressed(call: Call, target: bytes) -> None:
         # Some clients put aaaaa-aa into the URL; the argument then decides alone.
         if call.effective_canister_id not in (b"", target):
-            raise Rejected(
+            raise Misaddressed(
                 "IC0408",
                 f"Specified CanisterId {principal.to_text(target)} does not match effective canister id in URL "
                 f"{principal.to_text(call.effective_canister_id)}",

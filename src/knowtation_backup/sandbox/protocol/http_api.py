@@ -22,8 +22,17 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from .. import candid, principal
-from ..messages import MANAGEMENT_CANISTER, Answer, Call, Rejected, Replied, RequestState, RequestStatus
+from .. import principal
+from ..messages import (
+    MANAGEMENT_CANISTER,
+    Answer,
+    Call,
+    Rejected,
+    Replied,
+    RequestState,
+    RequestStatus,
+)
+from ..replica.replica import Misaddressed
 from . import cbor, ingress
 from .crypto import QUERY_RESPONSE
 from .exchange import HttpReply, HttpRequest, plain_text
@@ -177,23 +186,20 @@ class HttpApi:
 
     @staticmethod
     def _to_call(content: Content, route: _Route, size_bytes: int) -> Call:
-        effective_id = route.target
-        if content.canister_id == MANAGEMENT_CANISTER:
-            if effective_id == MANAGEMENT_CANISTER:
-                effective_id = _canister_in_argument(content.arg)
-        elif route.scope == "subnet":
+        ordinary = content.canister_id != MANAGEMENT_CANISTER  # which compares the URL with the argument itself
+        if ordinary and route.scope == "subnet":
             raise IngressError(400, "Only the management canister can be called through the subnet endpoint.")
-        elif content.canister_id != effective_id:
+        if ordinary and content.canister_id != route.target:
             raise IngressError(
                 400,
                 f"Specified CanisterId {principal.to_text(content.canister_id)} does not match effective canister id "
-                f"in URL {principal.to_text(effective_id)}",
+                f"in URL {principal.to_text(route.target)}",
             )
         return Call(
             request_id=content.request_id,
             sender=content.sender,
             canister_id=content.canister_id,
-            effective_canister_id=effective_id,
+            effective_canister_id=route.target,
             method=content.method_name,
             arg=content.arg,
             ingress_expiry=content.ingress_expiry,
@@ -205,7 +211,9 @@ class HttpApi:
     def _query(self, route: _Route, body: bytes) -> HttpReply:
         content, _ = self._authorized(body, "query")
         call = self._to_call(content, route, len(body))
-        return _cbor_reply(self._signed_answer(call, self._replica.query(call)))
+        answer = self._replica.query(call)
+        _require_addressed(answer)
+        return _cbor_reply(self._signed_answer(call, answer))
 
     def _signed_answer(self, call: Call, answer: Answer) -> list[bytes]:
         timestamp = self._clock.now_ns()
@@ -250,6 +258,7 @@ class HttpApi:
             status = self._replica.call(call)
         except Rejected as refusal:
             self._release(call.request_id)
+            _require_addressed(refusal)
             extra = {} if route.version == "v2" else {"status": "non_replicated_rejection"}
             return _cbor_reply([cbor.encode_tagged({**extra, **_refusal(refusal)})])
         if route.version == "v2" or self._is_held(call.request_id):
@@ -313,18 +322,9 @@ class HttpApi:
         return attrs.evolve(status, state=RequestState.PROCESSING, answer=None)
 
 
-def _canister_in_argument(arg: bytes) -> bytes:
-    """Return the canister a management call is about, for URLs that do not tell it."""
-    try:
-        _, values = candid.decode_untyped(arg)
-    except candid.CandidError:
-        return MANAGEMENT_CANISTER
-    fields = values[0] if values and isinstance(values[0], dict) else {}
-    for name in ("canister_id", "target_canister"):
-        found = fields.get(candid.field_id(name))
-        if isinstance(found, bytes):
-            return found
-    return MANAGEMENT_CANISTER
+def _require_addressed(answer: Answer) -> None:
+    if isinstance(answer, Misaddressed):
+        raise IngressError(400, answer.message)
 
 
 def _refusal(refusal: Rejected) -> dict[str, int | str]:

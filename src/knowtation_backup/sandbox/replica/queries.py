@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .. import accounting, principal
+from .. import accounting
 from ..execution.effects import from_canister
 from ..execution.message import Message, Mode, Outcome, OutgoingCall
 from ..messages import Answer, Rejected, Replied
@@ -93,13 +93,7 @@ class Queries:
         if canister is None:
             raise not_found(canister_id)
         check_running(canister)
-        if canister.cycles < accounting.freezing_balance(canister):
-            name = principal.to_text(canister_id)
-            text = (
-                f"Canister {name} is unable to process query calls because it's frozen. "
-                "Please top up the canister with cycles and try again."
-            )
-            raise Rejected("IC0207", text)
+        accounting.require_unfrozen_for_query(canister)
         return canister
 
     def _composite(self, canister: Canister, message: Message, budget: _Budget, *, depth: int) -> Answer:

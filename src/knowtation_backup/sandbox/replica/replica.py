@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..clock import SandboxClock
     from ..execution.engine import Engine
 
-__all__ = ["Management", "ManagementRequest", "Replica"]
+__all__ = ["Management", "ManagementRequest", "Misaddressed", "Replica"]
 
 HISTORY_NS = 300_000_000_000
 """How long the history keeps a request after its expiry."""
@@ -62,11 +62,15 @@ class ManagementRequest:
     """Takes the answer and the cycles to refund. Call exactly once, now or later (a deferred stop)."""
 
 
+class Misaddressed(Rejected):
+    """A management call sent under another canister's URL than the one it is about; over HTTP it is a plain 400."""
+
+
 class Management(Protocol):
     """What the replica needs of the management canister. Every method runs under the replica's execution lock."""
 
     def check_ingress(self, call: Call) -> None:
-        """Raise `Rejected` when the ingress filter refuses *call*; charges the induction of accepted ones."""
+        """Raise `Rejected` or `Misaddressed` when the filter refuses *call*; charges the induction of accepted ones."""
 
     def execute(self, request: ManagementRequest) -> None:
         """Execute *request*; raising `Rejected` is the same as answering with it and refunding all cycles."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from ..errors import ConfigurationError
+
 __all__ = ["SandboxClock"]
 
 
@@ -33,9 +35,9 @@ class SandboxClock:
             return self._offset_ns
 
     def advance(self, seconds: float) -> None:
-        """Move the sandbox's time forward by *seconds* (at least 0)."""
+        """Move the sandbox's time forward by *seconds*; fewer than 0 is a `ConfigurationError`."""
         if seconds < 0:
             message = f"the sandbox clock cannot go back (asked for {seconds} s)"
-            raise ValueError(message)
+            raise ConfigurationError(message, kind="bad_option")
         with self._lock:
             self._offset_ns += round(seconds * 1e9)

@@ -10,6 +10,8 @@ import enum
 
 import attrs
 
+from ..errors import RejectedError
+
 MANAGEMENT_CANISTER = b""
 ANONYMOUS = b"\x04"
 
@@ -39,22 +41,49 @@ def _cut(message: str) -> str:
     return message.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 
-@attrs.frozen
-class Rejected(Exception):  # noqa: N818 - first of all a value of the interface
+class Rejected(RejectedError):  # noqa: N818 - first of all a value of the interface
     """
-    A refusal, as a value and as an exception.
+    A refusal, as a value and as an exception; equal when code and message are.
 
     ``error_code`` is ``IC`` and four digits; its hundreds digit is the reject code, and ``message`` is cut at 8 KiB
     (internet-computer reference, A.11).
     """
 
-    error_code: str
-    message: str = attrs.field(converter=_cut)
+    default_kind = "sandbox_rejected"
+    __match_args__ = ("error_code", "message")
+
+    def __init__(self, error_code: str, message: str) -> None:
+        super().__init__(_cut(message), error_code=error_code, reject_code=int(error_code[2:4]))
+        self.error_code = error_code
 
     @property
     def code(self) -> RejectCode:
         """The reject code that belongs to the error code."""
         return RejectCode(int(self.error_code[2:4]))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rejected):
+            return NotImplemented
+        mine, others = (type(self), self.error_code, self.message), (type(other), other.error_code, other.message)
+        return mine == others
+
+    def __hash__(self) -> int:
+        return hash((self.error_code, self.message))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.error_code!r}, {self.message!r})"
+
+    def __str__(self) -> str:
+        return f"{self.error_code}: {self.message}"
+
+    def __reduce__(self) -> tuple[type[Rejected], tuple[str, str]]:
+        return (type(self), (self.error_code, self.message))
+
+
+class Misaddressed(Rejected):
+    """The URL of a management call names another canister than its argument; the HTTP interface answers 400."""
+
+    default_kind = "sandbox_misaddressed"
 
 
 Answer = Replied | Rejected

@@ -18,6 +18,8 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from ...errors import IntegrityError
+
 __all__ = [
     "BLOB",
     "BOOL",
@@ -72,8 +74,10 @@ MAX_DEPTH: Final = 100
 MAX_PRINCIPAL_BYTES: Final = 29
 
 
-class CandidError(ValueError):
+class CandidError(IntegrityError, ValueError):
     """Bytes are not Candid of the expected type, or a Python value does not fit its Candid type."""
+
+    default_kind = "candid"
 
 
 @attrs.frozen(eq=False)

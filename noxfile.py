@@ -90,14 +90,14 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def mypy(session: nox.Session) -> None:
     """Type-check everything, strictly."""
-    _install(session, "typing")
+    _install(session, "typing", "test")
     session.run("mypy", "src", "tests", "examples", "benchmarks", "noxfile.py", *session.posargs)
 
 
 @nox.session
 def typing_api(session: nox.Session) -> None:
     """Type-check the public surface as its users see it, with mypy and pyright."""
-    _install(session, "typing")
+    _install(session, "typing", "test")
     session.run("mypy", "tests/typing")
     session.run("pyright", "tests/typing")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "knowtation_backup")
@@ -124,7 +124,7 @@ def examples(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    _install(session, "docs")
+    _install(session, "docs", "test")
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs")
 
 
@@ -134,6 +134,6 @@ def bench(session: nox.Session) -> None:
     names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one of: {', '.join(names)}")
-    _install(session, "bench")
+    _install(session)
     name, *rest = session.posargs
     session.run("python", f"benchmarks/{name}.py", *rest, env={"PYTHONPATH": os.fspath(ROOT / "benchmarks")})

@@ -80,12 +80,6 @@ class Rejected(RejectedError):  # noqa: N818 - first of all a value of the inter
         return (type(self), (self.error_code, self.message))
 
 
-class Misaddressed(Rejected):
-    """The URL of a management call names another canister than its argument; the HTTP interface answers 400."""
-
-    default_kind = "sandbox_misaddressed"
-
-
 Answer = Replied | Rejected
 
 

@@ -397,6 +397,8 @@ def test_errors_for_browsers_and_of_the_bare_library(canister: FakeCanister) -> 
         candid.encode(
             [candid.Record({"status_code": candid.NAT16, "headers": HEADERS})], [{"status_code": 200, "headers": []}]
         ),
+        respond(headers={"x-evil": "a\r\n\r\nsecond"}),
+        respond(headers={"not a name": "a"}),
     ],
 )
 def test_malformed_responses_are_named(canister: FakeCanister, answer: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 __all__ = ["HttpReply", "HttpRequest", "plain_text"]
@@ -22,7 +24,14 @@ class HttpRequest:
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header, by its name in lower case."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+def _parts(body: bytes | Sequence[bytes]) -> tuple[bytes, ...]:
+    return (body,) if isinstance(body, bytes) else tuple(body)
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +40,18 @@ class HttpReply:
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = attrs.field(default=b"", repr=False)
+    parts: tuple[bytes, ...] = attrs.field(default=b"", converter=_parts, alias="body", repr=False)
+    """The body in pieces, so that a reply of megabytes need not be copied to be framed; given as ``body``."""
+
+    @property
+    def body(self) -> bytes:
+        """The body in one piece."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the body."""
+        return sum(map(len, self.parts))
 
 
 def plain_text(status: int, text: str, *, headers: tuple[tuple[str, str], ...] = ()) -> HttpReply:

@@ -46,6 +46,8 @@ _EXPIRY_NS: Final = 240 * 1_000_000_000
 _UPDATE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+# A canister must not be able to end the head of a response early.
+_HEADER: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\0\r\n]*")
 
 # Of the server's concern, or of one connection only.
 _NOT_FORWARDED: Final = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive"})
@@ -169,6 +171,8 @@ class Gateway:
             raise _GatewayError("backend_response_verification", "this gateway verifies no responses; use a raw host")
         elif response.status == 206 and request.header("range") is None:
             response = self._collect_ranges(canister_id, message, response)
+        if any(_HEADER.fullmatch(f"{name}:{value}") is None for name, value in response.headers):
+            raise _GatewayError("backend_http_gateway", "the response has a malformed header")
         body = self._stream(canister_id, response)
         headers = [(name, value) for name, value in response.headers if name.lower() not in _NOT_FORWARDED]
         if response.header("access-control-allow-origin") is None:

@@ -1,42 +1,35 @@
 """
-The sandbox on loopback: an HTTP/1.1 server in a thread of its own.
+The sandbox on loopback: an HTTP/1.1 server with a thread for each connection.
 
-Delays are awaited on the event loop, so that any number of slow requests cost no thread; execution runs in a pool.
-Resets are real TCP resets; truncated bodies announce their full length before the connection closes.
+A request is read, delayed, executed and answered by one thread, without a hop: on a network whose messages take less
+than a millisecond, hops cost more than the work. Hashing and sending large replies happens outside the interpreter
+lock, so connections use all cores. Resets are real TCP resets; truncated bodies announce their full length before the
+connection closes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import functools
-import http
+import contextlib
+import selectors
 import socket
 import ssl
-import struct
 import threading
-from collections.abc import Awaitable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final, Self
 
 from ...errors import ConfigurationError
 from .. import principal
-from .exchange import HttpReply, HttpRequest
+from .exchange import HttpRequest, plain_text
 from .gateway import MAX_GATEWAY_BODY_BYTES
+from .http1 import BadRequestError, Incoming, RequestReader, reset, send
 
 if TYPE_CHECKING:
-    from ..faults import Decision
     from .front import FrontDoor
 
 __all__ = ["SandboxServer"]
 
 _HOST: Final = "127.0.0.1"
-_START_SECONDS: Final = 30.0
-_SEND_BUFFER_BYTES: Final = 4 * 1024 * 1024
-_WORKERS: Final = 64
-_SETTLE_SECONDS: Final = 0.02
+_BACKLOG: Final = 1024
 
 
 class SandboxServer:
@@ -61,21 +54,20 @@ class SandboxServer:
     ) -> None:
         self._front = front
         self._ssl_context = ssl_context
-        self._pool = concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandbox-http")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-server", daemon=True)
-        self._listeners: list[tuple[asyncio.Server, web.Server]] = []
-        self._gateway_ports: dict[bytes, int] = {}
         self._lock = threading.Lock()
-        self._closed = False
-        self._thread.start()
+        self._gateway_ports: dict[bytes, int] = {}
+        self._listeners: dict[socket.socket, bytes | None] = {}
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._closing = threading.Event()
         try:
-            self.port: int = self._on_loop(self._listen(port, None))
-        except OSError as error:
-            self.close()
+            self.port: int = self._listen(port, None)
+        except (OSError, OverflowError) as error:
             raise ConfigurationError(
                 f"port {port} on {_HOST} cannot be opened: {error}", hint="choose port 0 for a free one", port=port
             ) from error
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._thread = threading.Thread(target=self._accept_all, name="sandbox-server", daemon=True)
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -94,9 +86,12 @@ class SandboxServer:
         names nor query parameters.
         """
         with self._lock:
+            if self._closing.is_set():
+                raise ConfigurationError("the server is closed", hint="open another one with serve()")
             port = self._gateway_ports.get(canister_id)
             if port is None:
-                port = self._gateway_ports[canister_id] = self._on_loop(self._listen(0, canister_id))
+                port = self._gateway_ports[canister_id] = self._listen(0, canister_id)
+                self._wake_sender.send(b"\0")
         return f"{self._scheme}://{_HOST}:{port}"
 
     def gateway_host_url(self, canister_id: bytes, *, raw: bool = True) -> str:
@@ -107,16 +102,21 @@ class SandboxServer:
     def close(self) -> None:
         """Stop listening, cut open connections, and end all threads of the server. Idempotent."""
         with self._lock:
-            if self._closed:
+            if self._closing.is_set():
                 return
-            self._closed = True
-        try:
-            self._on_loop(self._shut_down())
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=_START_SECONDS)
-            self._loop.close()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._closing.set()
+        self._wake_sender.send(b"\0")
+        self._thread.join()
+        with self._lock:
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                # Not the method of a TLS socket, which would pull the session from under the thread that reads it.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        for end in (self._wake_receiver, self._wake_sender, *self._listeners):
+            end.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,102 +126,85 @@ class SandboxServer:
     ) -> None:
         self.close()
 
-    def _on_loop(self, work: Awaitable[Any]) -> Any:
-        async def run() -> Any:
-            return await work
+    # Accepting
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=_START_SECONDS)
+    def _listen(self, port: int, canister_id: bytes | None) -> int:
+        listener = socket.create_server((_HOST, port), backlog=_BACKLOG)
+        listener.settimeout(0)
+        self._listeners[listener] = canister_id
+        return int(listener.getsockname()[1])
 
-    async def _listen(self, port: int, canister_id: bytes | None) -> int:
-        async def handler(request: web.BaseRequest) -> web.StreamResponse:
-            return await self._handle(request, canister_id)
-
-        server = web.Server(handler, access_log=None, auto_decompress=False)
-        listener = await self._loop.create_server(server, _HOST, port, ssl=self._ssl_context, backlog=1024)
-        self._listeners.append((listener, server))
-        return int(listener.sockets[0].getsockname()[1])
-
-    async def _shut_down(self) -> None:
-        # A connection accepted this very moment needs some turns of the loop until the server knows it. Closing the
-        # listener before that would leave it open for ever, so stop accepting first.
-        for listener, _ in self._listeners:
-            for listening in listener.sockets:
-                self._loop.remove_reader(listening.fileno())
-        await asyncio.sleep(_SETTLE_SECONDS)
-        for listener, _ in self._listeners:
+    def _accept_all(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                with self._lock:
+                    for listener in self._listeners.keys() - {key.fileobj for key in selector.get_map().values()}:
+                        selector.register(listener, selectors.EVENT_READ)
+                for key, _ in selector.select():
+                    if key.fileobj is self._wake_receiver:
+                        self._wake_receiver.recv(64)
+                    elif isinstance(key.fileobj, socket.socket):
+                        self._accept(key.fileobj)
+        # Whoever connects from now on is refused, and not left waiting for a server that has ended.
+        for listener in self._listeners:
             listener.close()
-        for _, server in self._listeners:
-            await server.shutdown(timeout=_SETTLE_SECONDS)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _handle(self, request: web.BaseRequest, canister_id: bytes | None) -> web.StreamResponse:
-        given = HttpRequest(
-            method=request.method,
-            path=request.raw_path.partition("?")[0],
-            query=request.raw_path.partition("?")[2],
-            headers=tuple((name.lower(), value) for name, value in request.headers.items()),
-            body=await _read_body(request),
-        )
-        decision = self._front.admit(given)
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            if decision.delay_seconds:
-                await asyncio.sleep(decision.delay_seconds)
-            if decision.reset == "before":
-                return _reset(request)
-            work = functools.partial(self._front.execute, given, decision, canister_id)
-            reply = await self._loop.run_in_executor(self._pool, work)
-            if decision.reset == "after":
-                return _reset(request)
-            return _send(request, reply, decision)
+            connection, _ = listener.accept()
+        except OSError:
+            return  # the peer has given up already
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._ssl_context is not None:
+            connection = self._ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(
+            target=self._serve, args=(connection, self._listeners[listener]), name="sandbox-connection", daemon=True
+        )
+        with self._lock:
+            self._connections[connection] = thread
+        thread.start()
+
+    # One connection
+
+    def _serve(self, connection: socket.socket, canister_id: bytes | None) -> None:
+        try:
+            with connection:
+                if isinstance(connection, ssl.SSLSocket):
+                    connection.do_handshake()
+                self._answer_all(connection, canister_id)
+        except OSError:
+            pass  # the peer has gone, or closing has cut the connection
+        finally:
+            with self._lock:
+                self._connections.pop(connection, None)
+
+    def _answer_all(self, connection: socket.socket, canister_id: bytes | None) -> None:
+        reader = RequestReader(connection, max_body_bytes=MAX_GATEWAY_BODY_BYTES)
+        try:
+            while (incoming := reader.read()) is not None:
+                if not self._answer(connection, incoming, canister_id):
+                    return
+        except BadRequestError as error:
+            send(connection, plain_text(error.status, error.text), keep_alive=False)
+
+    def _answer(self, connection: socket.socket, incoming: Incoming, canister_id: bytes | None) -> bool:
+        """Answer one request; tells whether the connection goes on."""
+        request: HttpRequest = incoming.request
+        decision = self._front.admit(request)
+        try:
+            if decision.delay_seconds and self._closing.wait(decision.delay_seconds):
+                return False
+            reply = None if decision.reset == "before" else self._front.execute(request, decision, canister_id)
+        except Exception:
+            send(connection, plain_text(500, "The sandbox failed; its traceback tells more."), keep_alive=False)
+            raise
         finally:
             self._front.leave()
-
-
-async def _read_body(request: web.BaseRequest) -> bytes:
-    parts, size = [], 0
-    # One byte more than the largest limit is enough for the core to refuse the request.
-    async for part in request.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > MAX_GATEWAY_BODY_BYTES:
-            break
-    return b"".join(parts)
-
-
-def _send(request: web.BaseRequest, reply: HttpReply, decision: Decision) -> web.StreamResponse:
-    transport = request.transport
-    if transport is not None and len(reply.body) > 65_536:
-        # A larger kernel buffer takes most of the body at once instead of in many wake-ups.
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    if decision.keep is not None and transport is not None:
-        return _send_part(transport, reply, decision.keep)
-    return web.Response(status=reply.status, headers=list(reply.headers), body=reply.body)
-
-
-def _send_part(transport: asyncio.Transport, reply: HttpReply, keep: float) -> web.StreamResponse:
-    head = [f"HTTP/1.1 {reply.status} {_phrase(reply.status)}"]
-    head += [f"{name}: {value}" for name, value in reply.headers]
-    head += [f"content-length: {len(reply.body)}", "", ""]
-    transport.write("\r\n".join(head).encode("latin-1") + reply.body[: int(len(reply.body) * keep)])
-    transport.close()
-    return web.Response()  # finds the transport closing and is dropped
-
-
-def _reset(request: web.BaseRequest) -> web.StreamResponse:
-    transport = request.transport
-    if transport is not None:
-        # With a linger time of zero, closing sends RST instead of FIN.
-        linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
-    return web.Response()  # finds the transport closing and is dropped
-
-
-def _phrase(status: int) -> str:
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
+        if reply is None or decision.reset is not None:
+            reset(connection)
+            return False
+        keep_alive = incoming.keep_alive and decision.keep is None
+        send(connection, reply, head_only=request.method == "HEAD", keep=decision.keep, keep_alive=incoming.keep_alive)
+        return keep_alive

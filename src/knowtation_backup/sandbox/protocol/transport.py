@@ -81,11 +81,11 @@ def _sleep_within_timeout(request: httpx.Request, seconds: float) -> None:
 
 
 def _response(reply: HttpReply, keep: float | None) -> httpx.Response:
-    headers = [*reply.headers, ("content-length", str(len(reply.body)))]
+    body = reply.body
+    headers = [*reply.headers, ("content-length", str(len(body)))]
     if keep is None:
-        return httpx.Response(reply.status, headers=headers, content=reply.body)
-    part = reply.body[: int(len(reply.body) * keep)]
-    return httpx.Response(reply.status, headers=headers, stream=_CutStream(part, len(reply.body)))
+        return httpx.Response(reply.status, headers=headers, content=body)
+    return httpx.Response(reply.status, headers=headers, stream=_CutStream(body[: int(len(body) * keep)], len(body)))
 
 
 class LocalhostTransport(httpx.HTTPTransport):

@@ -20,13 +20,15 @@ __all__ = [
     "from_canister",
     "keep_logs",
     "low_memory",
+    "out_of_memory",
     "read_outcome",
+    "torn",
     "update_hook_status",
 ]
 
 MAX_WASM32_BYTES: Final = 4 << 30
 MAX_WASM64_BYTES: Final = 6 << 30
-_TRAP_CODES: Final = frozenset({"IC0502", "IC0503", "IC0504", "IC0522", "IC0539"})
+_TRAP_CODES: Final = frozenset({"IC0502", "IC0503", "IC0504", "IC0507", "IC0522", "IC0539"})
 
 
 def low_memory(canister: Canister) -> bool:
@@ -51,6 +53,17 @@ def code_of(canister: Canister) -> CodeState:
         text = "Attempted to execute a message, but the canister contains no Wasm module."
         raise from_canister(canister, Rejected("IC0537", text))
     return canister.code
+
+
+def out_of_memory(error: Exception) -> Rejected:
+    """Return the failure of a message for which the machine has no room; the cause is for whoever runs the sandbox."""
+    return Rejected("IC0507", f"Canister ran out of memory: the machine under the sandbox has no room ({error})")
+
+
+def torn(error: Exception) -> Rejected:
+    """Return the failure of a message that cost the canister its memory."""
+    text = f"Canister's memory is lost, load a snapshot or install it again: {error}"
+    return Rejected("IC0521", text)
 
 
 def from_canister(canister: Canister, failure: Rejected) -> Rejected:

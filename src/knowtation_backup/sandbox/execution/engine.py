@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
+import wasmtime
 
 from ..messages import Rejected
 from ..state import Canister, CodeState, GlobalValue
@@ -18,10 +19,12 @@ from .effects import (
     code_of,
     from_canister,
     keep_logs,
+    out_of_memory,
     read_outcome,
+    torn,
     update_hook_status,
 )
-from .heap import CopiedHeap, Heap, HeapStatistics, MappedHeap, SavedPages
+from .heap import CopiedHeap, Heap, HeapStatistics, MappedHeap, SavedPages, TornImageError
 from .images import MemoryImage
 from .instance import Instance
 from .message import UNREPLICATED, InstructionLimits, Message, Mode, Outcome
@@ -45,6 +48,10 @@ _LIMITED_MODES: Final = frozenset({Mode.UPDATE, Mode.INIT, Mode.SYSTEM})
 class Engine:
     """
     Executes Wasm. Every operation is atomic: when it fails, the canister is exactly as before, its log apart.
+
+    Where the machine has no room for what a message has written, the message fails with IC0507. Room is reserved before
+    anything is written; should a write fail after that, neither the old nor the new memory exists, and the canister
+    loses its code (IC0521): snapshots can still be loaded.
 
     Division of work: the engine sets ``code``, ``certified_data``, ``global_timer``, ``version`` (+1 for install,
     reinstall, upgrade, uninstall, load and every successful message), ``last_install_at``, ``hook_status`` and the
@@ -115,8 +122,12 @@ class Engine:
         Raises:
             Rejected: IC0537, the canister has no code; nothing ran.
         """
-        live = self._check_out(canister)
         outcome = Outcome()
+        try:
+            live = self._check_out(canister)
+        except (OSError, wasmtime.WasmtimeError) as error:
+            outcome.failure = from_canister(canister, out_of_memory(error))
+            return outcome
         committed = False
         try:
             failure, outcome.instructions = live.instance.run(
@@ -127,6 +138,11 @@ class Engine:
             if failure is None and keeps:
                 outcome.bytes_written = live.commit()
                 committed = True
+        except OSError as error:
+            failure = out_of_memory(error)
+        except TornImageError as error:
+            failure = torn(error)
+            self._drop_code(canister)
         finally:
             # Also when the error is ours, or Ctrl-C inside a host function: nothing half-done may stay.
             intact = committed or live.rollback()
@@ -239,11 +255,15 @@ class Engine:
         if canister.code:
             canister.code.heap.close()
             canister.code.stable.close()
+        self._drop_code(canister)
+        canister.logs.clear()
+
+    @staticmethod
+    def _drop_code(canister: Canister) -> None:
         canister.code = None
         canister.certified_data = b""
         canister.global_timer = 0
         canister.hook_status = "condition_not_satisfied"
-        canister.logs.clear()
         canister.version += 1
 
     def load_code(self, canister: Canister, code: CodeState, *, certified_data: bytes) -> None:
@@ -323,7 +343,7 @@ class Engine:
                 if failure is not None:
                     raise from_canister(canister, failure)  # noqa: TRY301 - the handler frees what was made
             values: list[GlobalValue] = []
-            written = instance.commit(values) + stable.commit()
+            written = self._commit_new(canister, instance, values) + stable.commit()
         except BaseException:
             if instance:
                 instance.close()
@@ -338,6 +358,15 @@ class Engine:
         canister.heap_delta_debit += written
         self._check_in(canister, LiveCanister(instance, code_of(canister), stable))
         return used
+
+    def _commit_new(self, canister: Canister, instance: Instance, values: list[GlobalValue]) -> int:
+        try:
+            return instance.commit(values)
+        except OSError as error:
+            raise from_canister(canister, out_of_memory(error)) from error
+        except TornImageError as error:
+            self._drop_code(canister)
+            raise from_canister(canister, torn(error)) from error
 
     def _adopt(self, canister: Canister, code: CodeState, hook: str) -> None:
         """Make *code* the canister's and reset what belongs to the old code."""

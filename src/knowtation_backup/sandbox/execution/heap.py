@@ -14,22 +14,30 @@ Two strategies with the same behaviour:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 from typing import Protocol
 
 import attrs
 
+from ...errors import InternalError
 from .images import MemoryImage
 from .page_tables import MADV_DONTNEED, MADV_NOHUGEPAGE, PageTables
 
-__all__ = ["CopiedHeap", "Heap", "HeapStatistics", "MappedHeap", "SavedPages"]
+__all__ = ["CopiedHeap", "Heap", "HeapStatistics", "MappedHeap", "SavedPages", "TornImageError"]
 
 _COPY_CHUNK_BYTES = 4 << 20
 _MANY_RANGES = 64
 
 SavedPages = list[tuple[int, bytes]]
 """Offset and bytes of changed ranges, relative to the committed image."""
+
+
+class TornImageError(InternalError):
+    """A commit broke off in the middle: the image holds neither the old nor the new memory."""
+
+    default_kind = "sandbox_memory_torn"
 
 
 @attrs.define
@@ -53,7 +61,13 @@ class Heap(Protocol):
         """Return what differs from the image, as copies."""
 
     def commit(self, size_bytes: int) -> int:
-        """Bring memory of *size_bytes* into the image, which grows if needed; returns bytes of changed pages."""
+        """
+        Bring memory of *size_bytes* into the image, which grows if needed; returns bytes of changed pages.
+
+        Raises:
+            OSError: There is no room. The image is as before; memory must be rolled back.
+            TornImageError: A write failed although room was reserved for it (a limit on file sizes, failing swap).
+        """
 
     def rollback(self, size_bytes: int) -> bool:
         """Bring the image back into memory; `False` when memory has grown: throw the instance away."""
@@ -79,9 +93,23 @@ class CopiedHeap:
     def commit(self, size_bytes: int) -> int:
         """Copy the whole memory into the image; the count covers pages that really differ."""
         old_size = self._image.size_bytes
-        if size_bytes != old_size:
+        undo: SavedPages = []
+        try:
+            self._write_changes(size_bytes, undo)
+        except OSError:
+            for offset, page in undo:
+                if self._image.read(offset, len(page)) != page:  # a hole that could not be filled is one still
+                    self._image.write(offset, page)
+            self._image.resize(old_size)
+            raise
+        changed = sum(len(page) for _, page in undo)
+        self._statistics.bytes_committed += changed
+        return changed
+
+    def _write_changes(self, size_bytes: int, undo: SavedPages) -> None:
+        """Write the pages that differ; what they replace goes to *undo* first."""
+        if size_bytes != self._image.size_bytes:
             self._image.resize(size_bytes)
-        changed = 0
         for start in range(0, size_bytes, _COPY_CHUNK_BYTES):
             size = min(_COPY_CHUNK_BYTES, size_bytes - start)
             new = ctypes.string_at(self._address + start, size)
@@ -89,12 +117,10 @@ class CopiedHeap:
             if new == old:
                 continue
             for offset in range(0, size, mmap.PAGESIZE):
-                page = new[offset : offset + mmap.PAGESIZE]
-                if page != old[offset : offset + mmap.PAGESIZE]:
+                page, before = new[offset : offset + mmap.PAGESIZE], old[offset : offset + mmap.PAGESIZE]
+                if page != before:
+                    undo.append((start + offset, before))
                     self._image.write(start + offset, page)
-                    changed += len(page)
-        self._statistics.bytes_committed += changed
-        return changed
 
     def rollback(self, size_bytes: int) -> bool:
         """Copy the whole image into memory."""
@@ -141,13 +167,16 @@ class MappedHeap:
         """Write private pages into the image and drop them; map what has grown."""
         address = self._address
         ranges = self._tables.private_ranges(address, address + size_bytes)
-        if size_bytes != self._image.size_bytes:
-            self._image.resize(size_bytes)
+        self._make_room(size_bytes, ranges)
         descriptor = self._image.fileno()
         changed = 0
-        for start, end in ranges:
-            self._tables.write(descriptor, start, end - start, start - address)
-            changed += end - start
+        try:
+            for start, end in ranges:
+                self._tables.write(descriptor, start, end - start, start - address)
+                changed += end - start
+        except OSError as error:
+            message = f"{changed} bytes of a message's changes were written to the canister's memory, then: {error}"
+            raise TornImageError(message) from error
         if len(ranges) > _MANY_RANGES:
             self._tables.advise(address, self._mapped, MADV_DONTNEED)
         else:
@@ -155,10 +184,24 @@ class MappedHeap:
             for start, end in ranges:
                 if start < mapped_end:
                     self._tables.advise(start, min(end, mapped_end) - start, MADV_DONTNEED)
-        if size_bytes > self._mapped:
+        # Where mapping fails, the grown part stays private memory with the committed bytes, and the next roll back
+        # throws the instance away: the image is complete, so nothing is lost.
+        with contextlib.suppress(OSError):
             self._map(size_bytes)
         self._statistics.bytes_committed += changed
         return changed
+
+    def _make_room(self, size_bytes: int, ranges: list[tuple[int, int]]) -> None:
+        """Give the image its new size and reserve all that will be written: the writes themselves then cannot fail."""
+        old_size = self._image.size_bytes
+        try:
+            if size_bytes != old_size:
+                self._image.resize(size_bytes)
+            for start, end in ranges:
+                self._image.reserve(start - self._address, end - start)
+        except OSError:
+            self._image.resize(old_size)
+            raise
 
     def rollback(self, size_bytes: int) -> bool:
         """Drop private pages."""

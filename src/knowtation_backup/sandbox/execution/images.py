@@ -85,6 +85,20 @@ class MemoryImage:
             view = view[written:]
             offset += written
 
+    def reserve(self, offset: int, size: int) -> None:
+        """
+        Find room for a range, so that writing it cannot fail for want of space; its bytes stay as they are.
+
+        Systems that cannot reserve (macOS) do nothing.
+
+        Raises:
+            ValueError: The range is not inside the image.
+            OSError: There is no room. Nothing has changed but that holes may have become zeros.
+        """
+        self._check_range(offset, size)
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._descriptor, offset, size)
+
     def resize(self, size_bytes: int) -> None:
         """Cut the image, or grow it with zeros."""
         os.ftruncate(self._descriptor, size_bytes)

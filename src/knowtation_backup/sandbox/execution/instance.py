@@ -9,6 +9,7 @@ import wasmtime
 
 from ..messages import Rejected
 from ..state import Canister, GlobalValue
+from .effects import out_of_memory
 from .heap import Heap, SavedPages
 from .ic0 import trapped
 from .images import MemoryImage
@@ -141,6 +142,8 @@ class Instance:
             # A failed host function arrives as WasmtimeError; what really happened is in api.error.
             if isinstance(api.error, Rejected):
                 failure = api.error
+            elif isinstance(api.error, OSError | MemoryError):
+                failure = out_of_memory(api.error)
             elif api.error is not None:
                 raise api.error from None
             elif isinstance(trap, WasmTrap):
@@ -179,6 +182,9 @@ class Instance:
 
         Returns:
             Bytes of heap pages written.
+
+        Raises:
+            OSError: There is no room; the committed state is as before, and this one must be rolled back.
         """
         changed = self._heap.commit(self.memory_size) if self._address else 0
         raw = self._read_globals()

@@ -22,7 +22,7 @@ class LiveCanister:
     stable: StableMemory
 
     def commit(self) -> int:
-        """Make the state of now the committed one; returns bytes written."""
+        """Make the state of now the committed one, or raise `OSError`; returns bytes written."""
         return self.instance.commit(self.code.global_values) + self.stable.commit()
 
     def rollback(self) -> bool:

@@ -37,20 +37,30 @@ class StableMemory:
         return self.image.size_bytes // WASM_PAGE_SIZE
 
     def grow(self, pages: int) -> int:
-        """Grow by Wasm pages; returns the old size in pages, -1 when the limit of the network is exceeded."""
+        """Grow by Wasm pages; returns the old size in pages, -1 where the network's limit or the machine's is met."""
         old = self.size_pages
         if old + pages > MAX_STABLE_PAGES:
             return -1
-        if pages:
-            self._make_writable()
-            self.image.resize((old + pages) * WASM_PAGE_SIZE)
+        try:
+            if pages:
+                self._make_writable()
+                self.image.resize((old + pages) * WASM_PAGE_SIZE)
+        except OSError:
+            return -1
         return old
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write inside the present size (the caller checks it)."""
+        """
+        Write inside the present size (the caller checks it).
+
+        Raises:
+            OSError: There is no room; nothing was written.
+        """
         if not data:
             return
         self._make_writable()
+        # Before anything is noted for undoing: taking back must never need room that is not there.
+        self.image.reserve(offset, len(data))
         end = min(offset + len(data), self._committed_size)
         undo = self._undo
         for page in range(offset // PAGE_SIZE, -(-end // PAGE_SIZE)):

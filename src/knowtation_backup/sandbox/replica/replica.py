@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from .. import accounting
-from ..execution.effects import from_canister
+from ..execution.effects import from_canister, out_of_memory
 from ..execution.message import Message, Mode
 from ..messages import (
     MANAGEMENT_CANISTER,
@@ -301,6 +301,9 @@ class Replica:
             )
         except Rejected as refusal:
             request.respond(refusal.with_traceback(None), request.cycles)
+        except (OSError, MemoryError) as error:
+            # Snapshots are what fills a machine. Whoever asked is told, and nobody waits for ever.
+            request.respond(out_of_memory(error), request.cycles)
 
     def _idle(self, canister_id: bytes) -> None:
         for wait in self._waits.pop(canister_id, []):

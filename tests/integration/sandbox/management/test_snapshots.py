@@ -1,6 +1,8 @@
 """Canister snapshots: every rule, limit, code and text that clients may meet."""
 
+import errno
 import hashlib
+import os
 import struct
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import wasmtime
 
 from knowtation_backup.sandbox import principal
+from knowtation_backup.sandbox.execution.images import MemoryImage
 from knowtation_backup.sandbox.management.context import ManagementOptions
 from knowtation_backup.sandbox.management.snapshots import snapshot_text
 from knowtation_backup.sandbox.messages import Rejected
@@ -673,3 +676,19 @@ def test_reinstalling_and_uninstalling_keep_snapshots(subnet: Any, counter: byte
     subnet.install(counter, subnet.other, mode=("reinstall", None))
     subnet.call("uninstall_code", {"canister_id": counter})
     assert listed(subnet, counter) == [taken]
+
+
+def test_a_snapshot_the_machine_has_no_room_for_is_refused(subnet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    canister_id = subnet.create()
+    subnet.update(canister_id, "inc")
+
+    def fail(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryImage, "copy", fail)
+        answer = subnet.try_call("take_canister_snapshot", {"canister_id": canister_id})
+    assert (answer.error_code, "no room" in answer.message) == ("IC0507", True)
+    assert subnet.call("list_canister_snapshots", {"canister_id": canister_id}) == []
+    assert subnet.call("take_canister_snapshot", {"canister_id": canister_id})["id"][-10:] == canister_id
+    assert subnet.seen(canister_id).count == 1

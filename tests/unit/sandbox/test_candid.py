@@ -381,3 +381,33 @@ def test_large_blobs_are_not_looked_at_byte_by_byte() -> None:
     assert value == {"chunk": blob}
     # One Python step per byte takes well over a second here; copies take some milliseconds.
     assert elapsed < 1
+
+
+def many_fields(last: str) -> list[candid.CandidType]:
+    return [candid.Record({**{f"field{number}": candid.NAT for number in range(9)}, last: candid.TEXT})]
+
+
+def test_known_type_tables_change_nothing() -> None:
+    """Tables with the same beginning, a cut one, and one that goes on differently than the known one."""
+    value = {f"field{number}": number for number in range(9)}
+    wholes = [candid.encode(many_fields(last), [{**value, last: "x"}]) for last in ("zzz", "zzzz", "zzzzz")]
+    for data in wholes * 2:
+        types, values = candid.decode_untyped(data)
+        assert "x" in values[0].values()
+        assert candid.encode(types, values) == data
+        assert candid.decode(data, many_fields("absent")[:0]) == ()
+        assert candid.wire_types(data)[0] is types[0]
+        for end in range(len(data)):
+            with pytest.raises(candid.CandidError):
+                candid.decode_untyped(data[:end])
+        with pytest.raises(candid.CandidError, match="follow"):
+            candid.decode_untyped(data + b"x")
+
+
+def test_large_type_tables_are_read_like_small_ones() -> None:
+    fields = {f"field{number}": candid.Opt(candid.NAT) for number in range(1000)}
+    data = candid.encode([candid.Record(fields)], [{"field7": 7}])
+    for _ in range(2):
+        (value,) = candid.decode(data, [candid.Record({"field7": candid.Opt(candid.NAT)})])
+        assert value == {"field7": 7}
+    assert candid.wire_types(data)[0] is not candid.wire_types(data)[0]

@@ -86,6 +86,7 @@ __all__ = [
     "encode",
     "field_id",
     "is_subtype",
+    "wire_types",
 ]
 
 
@@ -119,7 +120,7 @@ def decode(data: bytes, types: Sequence[CandidType]) -> tuple[Any, ...]:
             if not (isinstance(type_, Opt) or type_ is NULL or type_ is RESERVED):
                 raise CandidError(f"Candid argument {index} is missing")
             values.append(None)
-        elif not is_subtype(wire[index], type_):
+        elif not reader.is_subtype(wire[index], type_):
             raise CandidError(f"Candid argument {index} is not of the expected type")
         else:
             values.append(reader.read(wire[index], type_))
@@ -127,6 +128,16 @@ def decode(data: bytes, types: Sequence[CandidType]) -> tuple[Any, ...]:
         reader.skip(type_)
     reader.finish()
     return tuple(values)
+
+
+def wire_types(data: bytes) -> tuple[CandidType, ...]:
+    """
+    Return the types that stand in *data*; its values are not looked at.
+
+    Raises:
+        CandidError: *data* does not start as Candid does.
+    """
+    return CandidReader(data).header()
 
 
 def decode_untyped(data: bytes) -> tuple[tuple[CandidType, ...], tuple[Any, ...]]:

@@ -3,6 +3,9 @@ Candid bytes to Python values.
 
 Arbitrary bytes end in values or in `CandidError`: nesting is limited, and so is the work per input byte, because a
 vector of a billion empty records takes six bytes. A blob is sliced once and never looked at byte by byte.
+
+A canister's replies all start with the same type table. Tables read before are recognised by their bytes, and what was
+found out about their types is kept with them; both memories are bounded and change no result.
 """
 
 from __future__ import annotations
@@ -57,6 +60,60 @@ _MAX_TYPES: Final = 10_000
 _MAX_FREE_STEPS: Final = 100_000
 _STEPS_PER_BYTE: Final = 8
 
+_KEY_BYTES: Final = 24
+"""Tables are looked up by their beginning; shorter ones are read in no time."""
+_MAX_KEPT_BYTES: Final = 2048
+_MAX_KEPT_TABLES: Final = 256
+_MAX_KEPT_ANSWERS: Final = 1024
+
+
+class _KnownTables:
+    """
+    Headers read before, with their argument types.
+
+    A header says where it ends, so a message that starts with the bytes of a known one has its types.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, tuple[bytes, tuple[CandidType, ...]]] = {}
+
+    def get(self, data: bytes) -> tuple[int, tuple[CandidType, ...]] | None:
+        """Return length and types of the header *data* starts with."""
+        found = self._found.get(data[:_KEY_BYTES])
+        if found is None or not data.startswith(found[0]):
+            return None
+        return len(found[0]), found[1]
+
+    def keep(self, header: bytes, types: tuple[CandidType, ...]) -> None:
+        """Remember a header; of those with the same beginning the last one."""
+        if _KEY_BYTES <= len(header) <= _MAX_KEPT_BYTES:
+            if len(self._found) >= _MAX_KEPT_TABLES:
+                self._found.clear()
+            self._found[header[:_KEY_BYTES]] = header, types
+
+
+class _KnownSubtypes:
+    """Answers of `is_subtype` by the identity of the types, which are kept so that identities stay taken."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[CandidType, CandidType], bool] = {}
+
+    def holds(self, sub: CandidType, sup: CandidType) -> bool:
+        """Tell what `is_subtype` tells."""
+        if sub is sup:
+            return True
+        answer = self._answers.get((sub, sup))
+        if answer is None:
+            answer = is_subtype(sub, sup)
+            if len(self._answers) >= _MAX_KEPT_ANSWERS:
+                self._answers.clear()
+            self._answers[sub, sup] = answer
+        return answer
+
+
+_TABLES: Final = _KnownTables()
+_SUBTYPES: Final = _KnownSubtypes()
+
 
 class CandidReader:
     """A position in a message, and how much work reading it may still cost."""
@@ -65,7 +122,7 @@ class CandidReader:
         self._data = bytes(data)
         self._position = 0
         self._steps = _MAX_FREE_STEPS + _STEPS_PER_BYTE * len(data)
-        self._subtypes: dict[tuple[int, int], bool] = {}  # by identity: all types outlive the reader
+        self._subtypes = _SUBTYPES
 
     def finish(self) -> None:
         """Check that nothing follows; raises `CandidError`."""
@@ -74,6 +131,21 @@ class CandidReader:
 
     def header(self) -> tuple[CandidType, ...]:
         """Read magic, type table and argument types; raises `CandidError`."""
+        known = _TABLES.get(self._data)
+        if known is not None:
+            self._position, types = known
+            return types
+        types = self._header()
+        _TABLES.keep(self._data[: self._position], types)
+        if self._position > _MAX_KEPT_BYTES:
+            self._subtypes = _KnownSubtypes()  # types that many are not to be kept
+        return types
+
+    def is_subtype(self, wire: CandidType, expected: CandidType) -> bool:
+        """Tell whether a value of type *wire* can be read as *expected*; raises `CandidError`."""
+        return self._subtypes.holds(wire, expected)
+
+    def _header(self) -> tuple[CandidType, ...]:
         if self._data[:4] != b"DIDL":
             raise CandidError("not Candid: the magic bytes DIDL are missing")
         self._position = 4
@@ -145,6 +217,9 @@ class CandidReader:
 
     def _unsigned(self) -> int:
         data, position = self._data, self._position
+        if position < len(data) and (byte := data[position]) < 0x80:
+            self._position = position + 1
+            return byte
         result = shift = 0
         limit = min(len(data), position + _MAX_NUMBER_BYTES)
         while position < limit:
@@ -250,17 +325,11 @@ class CandidReader:
         elif ambiguous:
             self.skip(wire, depth)  # a plain value is not read as `opt opt t`
             return None
-        if not self._is_subtype(wire, inner):
+        if not self._subtypes.holds(wire, inner):
             self.skip(wire, depth + 1)
             return None
         value = self.read(wire, inner, depth + 1)
         return Some(value) if ambiguous else value
-
-    def _is_subtype(self, wire: CandidType, expected: CandidType) -> bool:
-        pair = (id(wire), id(expected))
-        if (known := self._subtypes.get(pair)) is None:
-            known = self._subtypes[pair] = is_subtype(wire, expected)
-        return known
 
     def _composite(self, wire: CandidType, expected: CandidType, depth: int) -> Any:
         if isinstance(expected, Vec) and isinstance(wire, Vec):

@@ -13,6 +13,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -157,6 +158,7 @@ class Field:
     type: CandidType
 
 
+@functools.lru_cache(maxsize=4096)
 def field_id(key: str | int) -> int:
     """Return the number of a field: the hash of its name, or the number itself."""
     if isinstance(key, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -55,12 +56,18 @@ def write_message(types: Sequence[CandidType], values: Sequence[Any]) -> bytes:
     """
     if len(types) != len(values):
         raise CandidError(f"{len(values)} values for {len(types)} Candid types")
-    table = _TypeTable()
-    references = [table.reference(type_) for type_ in types]
-    parts: _Parts = [b"DIDL", _unsigned(len(table.entries)), *table.entries, _unsigned(len(types)), *references]
+    parts: _Parts = [_header(tuple(types))]
     for type_, value in zip(types, values, strict=True):
         _write(parts, type_, value, 0)
     return b"".join(parts)
+
+
+# Types are compared by identity; they do not change once messages of them are written.
+@functools.lru_cache(maxsize=256)
+def _header(types: tuple[CandidType, ...]) -> bytes:
+    table = _TypeTable()
+    references = [table.reference(type_) for type_ in types]
+    return b"".join((b"DIDL", _unsigned(len(table.entries)), *table.entries, _unsigned(len(types)), *references))
 
 
 def _unsigned(value: int) -> bytes:

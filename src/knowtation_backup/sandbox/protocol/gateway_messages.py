@@ -41,6 +41,7 @@ _RESPONSE_FIELDS: Final[Mapping[str, candid.CandidType]] = {
     "headers": _HEADERS,
     "body": candid.BLOB,
     "upgrade": candid.Opt(candid.BOOL),
+    "streaming_strategy": candid.Opt(candid.RESERVED),
 }
 _RESPONSE: Final = candid.Record(_RESPONSE_FIELDS)
 
@@ -107,7 +108,6 @@ def decode_response(data: bytes) -> Response:
         CandidError: It is not of the documented form.
     """
     (fields,) = candid.decode(data, [_RESPONSE])
-    types, values = candid.decode_untyped(data)
     if not 100 <= fields["status_code"] <= 999:
         message = f"{fields['status_code']} is not an HTTP status"
         raise CandidError(message)
@@ -116,7 +116,7 @@ def decode_response(data: bytes) -> Response:
         headers=tuple((header[0], header[1]) for header in fields["headers"]),
         body=fields["body"],
         upgrade=bool(fields["upgrade"]),
-        streaming=_strategy(types[0], values[0]),
+        streaming=_streaming(data, present=fields["streaming_strategy"] is not None),
     )
 
 
@@ -129,6 +129,14 @@ def _field_type(record: candid.CandidType | None, name: str) -> candid.CandidTyp
 
 def _without_option(type_: candid.CandidType | None) -> candid.CandidType | None:
     return type_.inner if isinstance(type_, candid.Opt) else type_
+
+
+def _streaming(data: bytes, *, present: bool) -> tuple[tuple[bytes, str], Token] | None:
+    # The token is of any type, so only the types of the message itself can read it. Most responses have none.
+    if not present and isinstance(_field_type(candid.wire_types(data)[0], "streaming_strategy"), candid.Opt | None):
+        return None
+    types, values = candid.decode_untyped(data)
+    return _strategy(types[0], values[0])
 
 
 def _strategy(type_: candid.CandidType, value: Any) -> tuple[tuple[bytes, str], Token] | None:

@@ -67,6 +67,7 @@ class SandboxNetwork:
 
     Args:
         directory: Where the state is kept: loaded now when it is there, saved by `save` and `close`. `None` forgets.
+            One network at a time: another one that opens it gets a `ConfigurationError`.
         delegation: Whether the subnet has its own key with a delegation of the root key, as on mainnet.
         isolation: How messages are isolated, see `Engine`.
         faults: What goes wrong on purpose; can be changed later through ``faults``.
@@ -106,6 +107,7 @@ class SandboxNetwork:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._certifier = Certifier(clock=self.clock, seed=key_seed, delegation=delegation)
+        self._directory_lock = storage.DirectoryLock(directory) if directory is not None else None
         self._engine = Engine(
             self.clock,
             subnet_id=self._certifier.subnet_id,
@@ -122,7 +124,7 @@ class SandboxNetwork:
         self._management = ManagementCanister(self.replica, options=management)
         self.replica.management = self._management
         if directory is not None:
-            storage.load(self.replica, directory)
+            self._load(directory)
         self._front = FrontDoor(
             api=HttpApi(
                 replica=self.replica,
@@ -240,7 +242,12 @@ class SandboxNetwork:
             storage.save(self.replica, self._directory)
 
     def close(self) -> None:
-        """End servers and rounds, save the state, and give back all memory. Idempotent."""
+        """
+        End servers and rounds, save the state, and give back all memory. Idempotent.
+
+        Calls that only wait for their turn are executed before; what still waits for time to pass (a stop, a
+        best-effort call) is not kept.
+        """
         if self._closed.is_set():
             return
         self._closed.set()
@@ -251,10 +258,11 @@ class SandboxNetwork:
         if self._ticker is not None:
             self._ticker.join()
         try:
+            if self._directory is not None:
+                self.replica.run_queued()
             self.save()
         finally:
             self._free()
-        self.replica.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -264,8 +272,15 @@ class SandboxNetwork:
     ) -> None:
         self.close()
 
+    def _load(self, directory: Path) -> None:
+        try:
+            storage.load(self.replica, directory)
+        except BaseException:
+            self._free()
+            raise
+
     def _free(self) -> None:
-        """Give back all memory now; afterwards the network knows no canister."""
+        """Give back all memory and the directory now; afterwards the network knows no canister."""
         with self.replica.lock:
             self._management.close()
             self._engine.close()
@@ -274,6 +289,8 @@ class SandboxNetwork:
                     canister.code.heap.close()
                     canister.code.stable.close()
             self.replica.canisters.clear()
+        if self._directory_lock is not None:
+            self._directory_lock.release()
 
     def _run_rounds(self, seconds: float) -> None:
         while not self._closed.wait(seconds):

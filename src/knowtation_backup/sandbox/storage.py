@@ -2,6 +2,7 @@
 The state of a replica in a directory: saved whole, found whole, whatever happens in between.
 
 ```
+.lock                        empty; locked by the process that uses the directory
 CURRENT                      JSON: format, name of the generation, SHA-256 of its state file
 generation-<n>/state.cbor    every canister; sizes and file names of what is large
 generation-<n>/<name>        one file per module, chunk, heap and stable memory; unwritten ranges are holes
@@ -11,7 +12,7 @@ A generation is written and synchronised first, then ``CURRENT`` is replaced in 
 removed. A process killed at any moment leaves the previous or the new state complete. Loading runs no Wasm.
 
 Open calls, queues and the history of requests are not kept: whoever waited for an answer has lost it with the process.
-A canister that was stopping is therefore stopped when it comes back. One process uses a directory at a time.
+A canister that was stopping is therefore stopped when it comes back. One network uses a directory at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -54,17 +56,68 @@ from .state import (
     Visibility,
 )
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
     from .execution.wasm_module import WasmModule
     from .replica.replica import Replica
 
-__all__ = ["load", "save"]
+__all__ = ["DirectoryLock", "load", "save"]
 
 _FORMAT: Final = 1
+_LOCK: Final = ".lock"
 _CURRENT: Final = "CURRENT"
 _PREFIX: Final = "generation-"
 _STATE: Final = "state.cbor"
 _VISIBILITIES: Final = ("log_visibility", "snapshot_visibility", "status_visibility")
+
+
+class DirectoryLock:
+    """
+    Holds a directory for one network, until `release` or the end of the process, however it ends.
+
+    The lock is advisory (``flock``) and belongs to the machine: shares between machines may not honour it. Systems
+    without it (Windows) have no protection.
+
+    Args:
+        directory: Created when missing.
+
+    Raises:
+        ConfigurationError: Another network, of this process or of another one, uses the directory.
+        SinkPermissionError: The directory cannot be written.
+        SinkUnavailableError: Any other fault of the file system.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        root = pathlib.Path(directory)
+        with _writing(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor: int | None = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _take(self._descriptor, root)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let others use the directory. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _take(descriptor: int, root: pathlib.Path) -> None:
+    if sys.platform == "win32":
+        return
+    with _writing(root):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"the sandbox state in {root} is in use by another network",
+                hint="close it first, or give this one a directory of its own",
+            ) from error
 
 
 def save(replica: Replica, directory: str | os.PathLike[str]) -> None:

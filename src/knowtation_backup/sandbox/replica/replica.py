@@ -41,6 +41,8 @@ STOP_TIMEOUT_NS = 300_000_000_000
 HEAP_DELTA_BYTES_PER_SECOND = 75 << 20
 MAX_MESSAGES_PER_CALL = 10_000
 """Messages one call may set off before it is answered with "processing"; `tick` goes on with the rest."""
+MAX_CLOSING_MESSAGES = 50_000
+"""Messages executed at the end, some seconds of work; a canister that calls itself for ever must not prevent it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -204,7 +206,15 @@ class Replica:
                     canister.global_timer = 0
                     self._scheduler.run_hook(canister, "canister_global_timer")
                 self._scheduler.run_hook(canister, "canister_heartbeat")
-            self._scheduler.run(until=lambda: False, max_messages=MAX_MESSAGES_PER_CALL)
+            self._run_queued(MAX_MESSAGES_PER_CALL)
+
+    def run_queued(self) -> None:
+        """Execute what only waits for its turn, up to `MAX_CLOSING_MESSAGES`: a network calls this before it ends."""
+        with self.lock:
+            self._run_queued(MAX_CLOSING_MESSAGES)
+
+    def _run_queued(self, max_messages: int) -> None:
+        self._scheduler.run(until=lambda: False, max_messages=max_messages)
 
     def open_call_contexts(self, canister_id: bytes) -> int:
         """Count the calls the canister has accepted and not finished."""

@@ -5,6 +5,7 @@ The names here and in the documented submodules are public; everything with an u
 """
 
 from . import errors
+from ._engine.retrying import RetryPolicy
 from .codecs.keys import EncryptionKey
 from .codecs.ktb1 import Ktb1Codec, decrypt_file
 from .contracts import (
@@ -18,12 +19,17 @@ from .contracts import (
     RetentionPolicy,
 )
 from .errors import BackupError
+from .exports.attestations import AttestationExporter, LedgerPrefix
 from .exports.exporter import OperatorExporter, VaultExporter
 from .exports.options import ExportOptions
-from .exports.reader import ExportReader
+from .exports.reader import ExportReader, ReadLimits
 from .exports.resume import PreviousArchive
+from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
-from .hub.client import HubClient
+from .hub.client import HubClient, HubStats
+from .hub.limits import HubLimits, HubTimeouts
+from .hub.preflight import PreflightReport
+from .ic.query import QueryClient
 from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
 from .model.details import ArchiveDetails
 from .model.events import Event
@@ -40,6 +46,7 @@ from .model.reports import (
     VerifyReport,
     jsonable,
 )
+from .observers.log import LogObserver
 from .operations.backup import BackupOptions, ReadBack
 from .pipeline import Pipeline
 from .retention.keep import KeepLast
@@ -51,6 +58,7 @@ __all__ = [
     "ArchiveInfo",
     "ArchiveSink",
     "ArchiveState",
+    "AttestationExporter",
     "BackupError",
     "BackupOptions",
     "BackupReport",
@@ -73,21 +81,31 @@ __all__ = [
     "FsspecSink",
     "HubAddress",
     "HubClient",
+    "HubLimits",
+    "HubStats",
+    "HubTimeouts",
     "KeepLast",
     "Ktb1Codec",
+    "LedgerPrefix",
     "Leftover",
+    "LogObserver",
     "Manifest",
     "MemorySink",
     "Observer",
     "OperatorExporter",
     "Outcome",
     "Pipeline",
+    "PreflightReport",
     "PreviousArchive",
+    "QueryClient",
     "ReadBack",
     "ReadBlob",
+    "ReadLimits",
     "RetentionPolicy",
+    "RetryPolicy",
     "SideFile",
     "SinkCapabilities",
+    "UnwrapLimits",
     "VaultExporter",
     "VerifyLevel",
     "VerifyReport",

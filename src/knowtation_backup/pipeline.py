@@ -18,6 +18,7 @@ from .contracts import (
 )
 from .errors import ConfigurationError
 from .model.details import ArchiveDetails
+from .model.manifest import Manifest
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import BackupReport, ForgetReport, VerifyLevel, VerifyReport
 from .operations.backup import BackupOptions, backup
@@ -92,10 +93,13 @@ class Pipeline:
         """Yield the payload of an archive: plaintext, checked before the first byte."""
         yield from read(self.sink, resolve_archive(self.sink, archive_id), self.codec)
 
+    def manifest(self, archive_id: str = "latest") -> Manifest:
+        """Return the manifest of an archive: totals, sizes, digests, and the id of the key it needs; needs no key."""
+        return read_manifest(self.sink, resolve_archive(self.sink, archive_id))
+
     def details(self, archive_id: str = "latest") -> ArchiveDetails:
         """Return what the capture of an archive found."""
-        manifest = read_manifest(self.sink, resolve_archive(self.sink, archive_id))
-        return read_details(self.sink, manifest, self.codec)
+        return read_details(self.sink, self.manifest(archive_id), self.codec)
 
     def plan_forget(self) -> ForgetPlan:
         """Return what retention would keep and forget, with reasons; nothing happens."""

@@ -17,20 +17,13 @@ import httpx
 
 import knowtation_backup as kb
 from knowtation_backup import errors
-from knowtation_backup.exports.attestations import AttestationExporter, LedgerPrefix
 from knowtation_backup.exports.checking import verify_payload
 from knowtation_backup.exports.convert import full_export, records_export, tenant_exports, vault_export
 from knowtation_backup.exports.github import FolderLimits, GithubBackup
 from knowtation_backup.exports.portable import TreeReport, write_file, write_tree
-from knowtation_backup.exports.reader import Entry, PayloadHeader, ReadLimits
+from knowtation_backup.exports.reader import Entry, PayloadHeader
 from knowtation_backup.exports.records import ContentRoot, Proof, Record, TenantContent, verify_proof
-from knowtation_backup.exports.unwrap import UnwrapLimits
-from knowtation_backup.hub.client import HubStats
-from knowtation_backup.hub.limits import HubLimits, HubTimeouts
-from knowtation_backup.hub.preflight import PreflightReport
 from knowtation_backup.hub.schema import IndexPage, Note, NoteList, Proposal
-from knowtation_backup.ic.query import QueryClient
-from knowtation_backup.observers.log import LogObserver
 from knowtation_backup.sandbox import (
     Answer,
     FaultPlan,
@@ -149,12 +142,13 @@ def hubs(context: ssl.SSLContext, transport: httpx.BaseTransport) -> kb.HubClien
         address,
         operator_key=None,
         gateway_secret="secret",
-        timeouts=HubTimeouts(connect_seconds=5),
-        limits=HubLimits(reply_bytes=1 << 20),
+        timeouts=kb.HubTimeouts(connect_seconds=5),
+        limits=kb.HubLimits(reply_bytes=1 << 20),
+        retry=kb.RetryPolicy(attempts=2, first_delay_seconds=0.1),
         ssl_context=context,
     ) as client:
-        assert_type(client.preflight(), PreflightReport)
-        assert_type(client.stats, HubStats)
+        assert_type(client.preflight(), kb.PreflightReport)
+        assert_type(client.stats, kb.HubStats)
         page = client.index_page("", limit=10)
         assert_type(page, IndexPage)
         assert_type(client.vaults(page.user_ids[0]), tuple[str, ...])
@@ -181,10 +175,10 @@ def exporters(client: kb.HubClient, stored: kb.Pipeline) -> tuple[kb.BackupSourc
 
 
 def ledger(stored: kb.Pipeline) -> kb.BackupSource:
-    previous = LedgerPrefix.from_details(stored.details().capture)
-    with QueryClient(timeout_seconds=5, observer=watch) as client:
+    previous = kb.LedgerPrefix.from_details(stored.details().capture)
+    with kb.QueryClient(timeout_seconds=5, observer=watch) as client:
         assert_type(client.query("rrkah-fqaaa-aaaaa-aaaaq-cai", "getStats", b""), bytes)
-        return AttestationExporter(client=client, canister_id="rrkah-fqaaa-aaaaa-aaaaq-cai", previous=previous)
+        return kb.AttestationExporter(client=client, canister_id="rrkah-fqaaa-aaaaa-aaaaq-cai", previous=previous)
 
 
 def sinks() -> tuple[kb.ArchiveSink, ...]:
@@ -219,7 +213,7 @@ def everything(source: kb.BackupSource, sink: kb.ArchiveSink, codec: kb.Encrypti
         retention=policies[0],
         options=kb.BackupOptions(read_back=kb.ReadBack.CONTENT),
         payload_checker=verify_payload,
-        observer=LogObserver(logger=logging.getLogger("mine"), levels={"hub.retry": logging.INFO}),
+        observer=kb.LogObserver(logger=logging.getLogger("mine"), levels={"hub.retry": logging.INFO}),
         clock=clock,
     )
     report = pipeline.backup()
@@ -236,6 +230,7 @@ def everything(source: kb.BackupSource, sink: kb.ArchiveSink, codec: kb.Encrypti
     assert_type(pipeline.list(), tuple[kb.ArchiveInfo, ...])
     assert_type(pipeline.find("latest-1"), kb.ArchiveInfo)
     assert_type(pipeline.latest().state, kb.ArchiveState)
+    assert_type(pipeline.manifest(), kb.Manifest)
     assert_type(pipeline.details(), kb.ArchiveDetails)
     plan = pipeline.plan_forget()
     assert_type(plan.forgotten, tuple[kb.ArchiveInfo, ...])
@@ -246,7 +241,7 @@ def everything(source: kb.BackupSource, sink: kb.ArchiveSink, codec: kb.Encrypti
 
 
 def reading(pipeline: kb.Pipeline) -> Iterator[Note | Proposal]:
-    limits = ReadLimits(element_bytes=1 << 20, unwrap=UnwrapLimits(ratio=10))
+    limits = kb.ReadLimits(element_bytes=1 << 20, unwrap=kb.UnwrapLimits(ratio=10))
     reader = kb.ExportReader(pipeline.read(), user_id="tenant", limits=limits)
     root = ContentRoot()
     for entry in reader:

@@ -40,6 +40,8 @@ def test_the_main_job() -> None:
     assert pipeline.verify(ids[0], level=VerifyLevel.PRESENCE).archive_id == ids[0]
     assert b"".join(pipeline.read()) == b"".join(FakeSource().payload)
     assert pipeline.details(ids[1]).artifact == ids[1]
+    assert pipeline.manifest() == reports[-1].manifest
+    assert Pipeline(sink=sink).manifest(ids[1][:-12]) == reports[1].manifest, "reading a manifest needs no key"
     plan = pipeline.plan_forget()
     assert [info.archive_id for info in plan.forgotten] == [ids[0]]
     assert pipeline.apply(plan).forgotten == (ids[0],)
@@ -61,6 +63,8 @@ def test_a_pipeline_without_a_part_says_which() -> None:
         pipeline.plan_forget()
     with pytest.raises(BlobNotFoundError):
         pipeline.latest()
+    with pytest.raises(BlobNotFoundError):
+        pipeline.manifest()
     with pytest.raises(BlobNotFoundError):
         list(pipeline.read())
 

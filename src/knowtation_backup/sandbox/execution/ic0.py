@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,14 @@ from .message import Mode
 from .wasm_binary import FunctionType
 
 __all__ = ["Ic0Function", "Ic0Table", "contract_violation", "trapped"]
+
+
+@functools.lru_cache(maxsize=256)
+def _concrete(parameters: tuple[str, ...], results: tuple[str, ...], pointer: str) -> FunctionType:
+    return FunctionType(
+        tuple(pointer if kind == "I" else kind for kind in parameters),
+        tuple(pointer if kind == "I" else kind for kind in results),
+    )
 
 
 @attrs.frozen
@@ -27,11 +36,7 @@ class Ic0Function:
 
     def type(self, *, memory64: bool) -> FunctionType:
         """Return the concrete type for a pointer width."""
-        pointer = "i64" if memory64 else "i32"
-        return FunctionType(
-            tuple(pointer if kind == "I" else kind for kind in self.parameters),
-            tuple(pointer if kind == "I" else kind for kind in self.results),
-        )
+        return _concrete(self.parameters, self.results, "i64" if memory64 else "i32")
 
 
 class Ic0Table(list[Ic0Function]):

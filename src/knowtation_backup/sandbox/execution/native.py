@@ -10,6 +10,7 @@ module of the sandbox that touches private names of the wasmtime package (``_ffi
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ class NativeInstance:
         externs = (ffi.wasmtime_extern_t * len(imports))()
         for position, host in enumerate(imports):
             externs[position].kind = ffi.WASMTIME_EXTERN_FUNC.value
-            externs[position].of.func = self._host_function(host)
+            externs[position].of.func = self._host_function(host, _function_type(engine, host))
         self._instance = ffi.wasmtime_instance_t()
         self._trap: Any = ctypes.POINTER(ffi.wasm_trap_t)()
         try:
@@ -222,10 +223,7 @@ class NativeInstance:
             raise LookupError(message)
         return item.of
 
-    def _host_function(self, host: HostFunction) -> Any:
-        kind = wasmtime.FuncType(
-            [_KINDS[name]() for name in host.parameters], [_KINDS[name]() for name in host.results]
-        )
+    def _host_function(self, host: HostFunction, kind: wasmtime.FuncType) -> Any:
         function = ffi.wasmtime_func_t()
         ffi.wasmtime_func_new_unchecked(
             self._context,
@@ -236,6 +234,22 @@ class NativeInstance:
             ctypes.byref(function),
         )
         return function
+
+
+# Making a type takes a dozen calls, and an instance has some thirty. A type belongs to the first engine that uses it.
+_TYPES: weakref.WeakKeyDictionary[wasmtime.Engine, dict[tuple[tuple[str, ...], tuple[str, ...]], wasmtime.FuncType]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _function_type(engine: wasmtime.Engine, host: HostFunction) -> wasmtime.FuncType:
+    known = _TYPES.setdefault(engine, {})
+    form = host.parameters, host.results
+    kind = known.get(form)
+    if kind is None:
+        parameters, results = ([_KINDS[name]() for name in names] for names in form)
+        kind = known[form] = wasmtime.FuncType(parameters, results)
+    return kind
 
 
 def _error(pointer: Any) -> wasmtime.WasmtimeError:

@@ -12,6 +12,7 @@ Source:
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -114,15 +115,19 @@ def _hash(value: Any) -> bytes:
     return hashlib.sha256(b"".join(_hash(item) for item in value)).digest()
 
 
+# The names are those of the interface, and the same in every request.
+@functools.lru_cache(maxsize=64)
+def _hash_of_name(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
 def hash_of_map(fields: Mapping[str, Any]) -> bytes:
     """
     Return the representation-independent hash of a map of bytes, text, naturals, sequences and maps.
 
     Fields that are `None` count as absent.
     """
-    hashed = [
-        hashlib.sha256(name.encode()).digest() + _hash(value) for name, value in fields.items() if value is not None
-    ]
+    hashed = [_hash_of_name(name) + _hash(value) for name, value in fields.items() if value is not None]
     return hashlib.sha256(b"".join(sorted(hashed))).digest()
 
 

@@ -1,7 +1,6 @@
 """A network with the hand-written counter of ``tests/data``, and a client that sees only its HTTP interface."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import httpx
 import pytest
 import wasmtime
 
-from knowtation_backup.sandbox import SandboxNetwork, candid
+from knowtation_backup.sandbox import SandboxClock, SandboxNetwork, candid
 from knowtation_backup.sandbox.management.types import METHODS
 from knowtation_backup.sandbox.messages import Rejected
 from knowtation_backup.sandbox.principal import to_text
@@ -31,13 +30,14 @@ class Interface:
     """
 
     client: httpx.Client
+    clock: SandboxClock
 
     def post(self, kind: str, canister_id: bytes, method: str, arg: bytes, *, url_id: bytes) -> httpx.Response:
         """Send one call or query under the URL of *url_id*."""
         content = {
             "request_type": kind,
             "sender": ANONYMOUS,
-            "ingress_expiry": time.time_ns() + 60 * 10**9,
+            "ingress_expiry": self.clock.now_ns() + 60 * 10**9,
             "canister_id": canister_id,
             "method_name": method,
             "arg": arg,
@@ -119,4 +119,4 @@ def counter(network: SandboxNetwork, counter_wasm: bytes) -> bytes:
 def ic(network: SandboxNetwork) -> Iterator[Interface]:
     """The network's interface over a real socket."""
     with network.serve() as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        yield Interface(client)
+        yield Interface(client, network.clock)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from ..model.nesting import MAX_DEPTH, check_nesting
+from ..model.json_input import MAX_DEPTH, check_nesting
 
 __all__ = ["MAX_DEPTH", "JsonError", "check_depth", "dumps", "loads"]
 

@@ -15,7 +15,7 @@ import msgspec
 
 from .._engine.canonical import dumps, loads
 from ..hub.schema import Note, parse_notes
-from ..model.nesting import check_nesting
+from ..model.json_input import check_nesting
 from ..model.reports import Finding
 
 __all__ = ["Disagreement", "VaultNotes", "decode_vault", "settle"]

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import attrs
 
 from ..errors import ConfigurationError
-from ..model.nesting import check_nesting
+from ..model.json_input import check_nesting
 
 __all__ = ["HubAddress", "is_canister_id"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigurationError, IntegrityError, UnsupportedFormatError
+from .json_input import check_nesting, typed
 from .manifest import Manifest
 from .moments import iso_ms, parse_iso
-from .nesting import check_nesting
 from .reports import Finding
 
 __all__ = ["DETAILS_FORMAT", "ArchiveDetails"]
@@ -77,19 +77,19 @@ class ArchiveDetails:
                 message = f"the details have format version {value['format_version']!r:.20}; this release reads 1"
                 raise UnsupportedFormatError(message, hint="use a newer release of knowtation-backup")
             return cls(
-                artifact=_typed(value["artifact"], str),
-                kind=_typed(value["kind"], str),
-                source_id=_typed(value["source_id"], str),
-                taken_at=parse_iso(_typed(value["taken_at"], str)),
-                complete=_typed(value["complete"], bool),
-                counts={name: _typed(count, int) for name, count in value["counts"].items()},
-                payload_bytes=_typed(value["payload_bytes"], int),
-                payload_sha256=_typed(value["payload_sha256"], str),
+                artifact=typed(value["artifact"], str),
+                kind=typed(value["kind"], str),
+                source_id=typed(value["source_id"], str),
+                taken_at=parse_iso(typed(value["taken_at"], str)),
+                complete=typed(value["complete"], bool),
+                counts={name: typed(count, int) for name, count in value["counts"].items()},
+                payload_bytes=typed(value["payload_bytes"], int),
+                payload_sha256=typed(value["payload_sha256"], str),
                 warnings=tuple(
-                    Finding(**{name: _typed(item[name], str) for name in ("code", "where", "message")})
+                    Finding(**{name: typed(item[name], str) for name in ("code", "where", "message")})
                     for item in value["warnings"]
                 ),
-                capture=_typed(value["capture"], dict),
+                capture=typed(value["capture"], dict),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, ConfigurationError):
@@ -129,10 +129,3 @@ class ArchiveDetails:
 
 def _damaged(reason: str) -> IntegrityError:
     return IntegrityError(f"the details cannot be read: {reason}", kind="details")
-
-
-def _typed(value: Any, expected: type) -> Any:
-    if type(value) is not expected:
-        message = f"expected {expected.__name__}, found {type(value).__name__}"
-        raise TypeError(message)
-    return value

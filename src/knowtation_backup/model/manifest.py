@@ -24,8 +24,8 @@ import attrs
 
 from ..errors import ConfigurationError, ManifestError, UnsupportedFormatError
 from .blobs import BlobRef, check_key
+from .json_input import check_nesting, typed
 from .moments import iso_ms, parse_iso
-from .nesting import check_nesting
 
 __all__ = [
     "DETAILS_NAME",
@@ -133,16 +133,16 @@ class Manifest:
             return cls(
                 artifact=_blob_ref(value.pop("artifact")),
                 side=tuple(_blob_ref(item) for item in value.pop("side")),
-                kind=_typed(value.pop("kind"), str),
-                source_id=_typed(value.pop("source_id"), str),
-                taken_at=parse_iso(_typed(value.pop("taken_at"), str)),
-                finished_at=parse_iso(_typed(value.pop("finished_at"), str)),
-                complete=_typed(value.pop("complete"), bool),
+                kind=typed(value.pop("kind"), str),
+                source_id=typed(value.pop("source_id"), str),
+                taken_at=parse_iso(typed(value.pop("taken_at"), str)),
+                finished_at=parse_iso(typed(value.pop("finished_at"), str)),
+                complete=typed(value.pop("complete"), bool),
                 codecs=tuple(
-                    CodecSpec(name=_typed(item["name"], str), key_id=item.get("key_id")) for item in value.pop("codecs")
+                    CodecSpec(name=typed(item["name"], str), key_id=item.get("key_id")) for item in value.pop("codecs")
                 ),
-                counts={_typed(k, str): _typed(v, int) for k, v in value.pop("counts").items()},
-                generator=_typed(value.pop("generator"), str),
+                counts={typed(k, str): typed(v, int) for k, v in value.pop("counts").items()},
+                generator=typed(value.pop("generator"), str),
                 extra=value,
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -155,17 +155,10 @@ def _damaged(reason: str) -> ManifestError:
     return ManifestError(f"the manifest cannot be read: {reason}", hint="restore it from another copy of the archive")
 
 
-def _typed(value: Any, expected: type) -> Any:
-    if type(value) is not expected:
-        message = f"expected {expected.__name__}, found {type(value).__name__}"
-        raise TypeError(message)
-    return value
-
-
 def _blob_ref(value: Any) -> BlobRef:
-    size = _typed(value["size_bytes"], int)
-    digest = _typed(value["sha256"], str)
+    size = typed(value["size_bytes"], int)
+    digest = typed(value["sha256"], str)
     if size < 0 or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         message = "a blob reference has an impossible size or digest"
         raise ValueError(message)
-    return BlobRef(key=check_key(_typed(value["key"], str)), size_bytes=size, sha256=digest)
+    return BlobRef(key=check_key(typed(value["key"], str)), size_bytes=size, sha256=digest)

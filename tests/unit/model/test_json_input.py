@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from knowtation_backup.model.nesting import check_nesting
+from knowtation_backup.model.json_input import check_nesting
 
 _READERS = {
     "loads": "from knowtation_backup._engine.canonical import loads as read",

@@ -1,11 +1,14 @@
-"""Protection of JSON decoders against text nested so deeply that it exhausts the C stack."""
+"""Reading JSON that somebody else wrote: nesting that would exhaust the C stack, fields of the wrong type."""
 
 from __future__ import annotations
 
 import re
 import sys
+from typing import Any, TypeVar
 
-__all__ = ["MAX_DEPTH", "check_nesting"]
+__all__ = ["MAX_DEPTH", "check_nesting", "typed"]
+
+T = TypeVar("T")
 
 MAX_DEPTH = 200
 """How deep arrays and objects may nest; far above anything stored, far below the interpreter's limit."""
@@ -38,3 +41,11 @@ def check_nesting(data: bytes, max_depth: int = MAX_DEPTH) -> None:
                 raise ValueError(message)
         elif first in b"]}":
             depth -= 1
+
+
+def typed(value: Any, expected: type[T]) -> T:
+    """Return *value* if it is exactly of the type *expected* (a bool is no int); raises `TypeError` otherwise."""
+    if type(value) is not expected:
+        message = f"expected {expected.__name__}, found {type(value).__name__}"
+        raise TypeError(message)
+    return value

@@ -37,6 +37,7 @@ __all__ = ["SandboxNetwork"]
 
 _EXPIRY_NS: Final = 240 * 1_000_000_000
 _POLL_SECONDS: Final = 0.01
+_CACHE_NAME: Final = "compiled"
 _DEFAULT_CYCLES: Final = 100_000_000_000_000
 
 _CREATE_FIELDS: Final[Mapping[str, candid.CandidType]] = {
@@ -75,6 +76,8 @@ class SandboxNetwork:
         management: Switches of the management canister: checkpoint delay, heap delta limit, first balance.
         key_seed: Keys are derived from it. The default gives the same root key in every process.
         call_wait_seconds: How long synchronous call endpoints wait for an outcome before they answer 202.
+        cache_directory: Where compiled modules are kept between processes; they are machine code and trusted when read
+            back, so it must be as private as the program itself. `None`: in the network's directory, if it has one.
         tick_seconds: Real time between rounds, in which timers and heartbeats run; `None` leaves rounds to `tick`.
 
     Attributes:
@@ -95,6 +98,7 @@ class SandboxNetwork:
         management: ManagementOptions | None = None,
         key_seed: bytes = b"",
         call_wait_seconds: float = 10.0,
+        cache_directory: Path | None = None,
         tick_seconds: float | None = 0.1,
     ) -> None:
         self.clock: SandboxClock = SandboxClock()
@@ -113,6 +117,7 @@ class SandboxNetwork:
             subnet_id=self._certifier.subnet_id,
             root_key_der=self._certifier.root_key_der,
             isolation=isolation,
+            cache_directory=directory / _CACHE_NAME if cache_directory is None and directory else cache_directory,
         )
         self.replica: Replica = Replica(
             self.clock,

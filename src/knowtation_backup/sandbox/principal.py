@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import zlib
 from typing import Final
 
@@ -36,6 +37,7 @@ def to_text(principal: bytes) -> str:
     return "-".join(text[start : start + 5] for start in range(0, len(text), 5))
 
 
+@functools.lru_cache(maxsize=1024)
 def from_text(text: str) -> bytes:
     """
     Return the bytes of a principal in text form.

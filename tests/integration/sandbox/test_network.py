@@ -102,6 +102,22 @@ def test_state_survives_close_and_reopen(tmp_path: Path, counter_wasm: bytes) ->
         assert len(network.canisters) == 2
 
 
+def test_compiled_code_is_kept_with_the_state_or_where_asked(tmp_path: Path, counter_wasm: bytes) -> None:
+    own, shared = tmp_path / "network", tmp_path / "cache"
+    for cache, place in ((None, own / "compiled"), (shared, shared)):
+        files = []
+        for _ in range(2):
+            with SandboxNetwork(directory=own, cache_directory=cache) as network:
+                canister = network.create_canister(counter_wasm)
+                assert network.query(canister, "get", NOTHING) == nat64(0)
+            files.append([(path.name, path.stat().st_mtime_ns) for path in place.iterdir()])
+        assert files[0] == files[1]  # written once
+        assert len(files[0]) == 1
+    with SandboxNetwork(cache_directory=shared) as network:
+        network.create_canister(counter_wasm)
+    assert [path.name for path in shared.iterdir()] == [name for name, _ in files[0]]
+
+
 def test_keys_follow_the_seed() -> None:
     with SandboxNetwork(key_seed=b"other") as other, SandboxNetwork(delegation=False) as direct:
         assert other.root_key != direct.root_key

@@ -33,7 +33,7 @@ fs.writeFileSync(process.argv[2], JSON.stringify(value));
 const users = value.users ?? [];
 console.log(JSON.stringify({
   keys: Object.keys(value),
-  exported_at: new Date(value.exported_at).toISOString(),
+  exported_at: value.exported_at && new Date(value.exported_at).toISOString(),
   users: users.map((user) => user.user_id),
   notes: users.flatMap((user) => user.vaults).reduce((sum, vault) => sum + vault.notes.length, 0),
   bodies: users.flatMap((user) => user.vaults).flatMap((vault) => vault.notes)

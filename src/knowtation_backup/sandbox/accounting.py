@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BURNED",
+    "CALL_BYTE_FEE",
+    "CALL_FEE",
     "CANISTER_CREATION",
     "COMPUTE_ALLOCATION",
     "CREATION_FEE",
@@ -65,6 +67,9 @@ USE_CASES: Final = (
 )
 
 CREATION_FEE: Final = 500_000_000_000
+CALL_FEE: Final = 260_000
+"""Of a call between canisters, with its answer; their bytes come on top."""
+CALL_BYTE_FEE: Final = 1_000
 _INGRESS_FEE: Final = 1_200_000
 _INGRESS_BYTE_FEE: Final = 2_000
 _EXECUTION_FEE: Final = 5_000_000

@@ -123,7 +123,6 @@ class SandboxNetwork:
             self.clock,
             self._engine,
             subnet_id=self._certifier.subnet_id,
-            root_key_der=self._certifier.root_key_der,
         )
         self.replica.data_certificate = self._data_certificate
         self._management = ManagementCanister(self.replica, options=management)

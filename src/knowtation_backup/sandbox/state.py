@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .execution.wasm_module import WasmModule
 
 __all__ = [
+    "WASM_PAGE_SIZE",
     "Canister",
     "CanisterSettings",
     "CanisterStatus",

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Final
 
 from .. import accounting, principal
 from ..messages import Rejected
-from ..state import Canister, CodeState, LogRecord
+from ..state import Canister, CanisterSettings, CodeState, LogRecord
 
 if TYPE_CHECKING:
     from .message import Outcome
     from .system_api import SystemApi
 
 __all__ = [
-    "MAX_WASM32_BYTES",
-    "MAX_WASM64_BYTES",
     "apply_effects",
     "code_of",
     "from_canister",
+    "heap_limit",
     "keep_logs",
     "low_memory",
     "out_of_memory",
@@ -26,20 +25,20 @@ __all__ = [
     "update_hook_status",
 ]
 
-MAX_WASM32_BYTES: Final = 4 << 30
-MAX_WASM64_BYTES: Final = 6 << 30
+_MAX_WASM32_BYTES: Final = 4 << 30
+_MAX_WASM64_BYTES: Final = 6 << 30
 _TRAP_CODES: Final = frozenset({"IC0502", "IC0503", "IC0504", "IC0507", "IC0522", "IC0539"})
 
 
-def low_memory(canister: Canister) -> bool:
+def heap_limit(*, memory64: bool) -> int:
+    """Return the largest heap of a module, in bytes."""
+    return _MAX_WASM64_BYTES if memory64 else _MAX_WASM32_BYTES
+
+
+def low_memory(settings: CanisterSettings, heap_bytes: int, *, memory64: bool) -> bool:
     """Return whether less than ``wasm_memory_threshold`` bytes are left before the heap's limit."""
-    threshold = canister.settings.wasm_memory_threshold
-    if not canister.code or not threshold:
-        return False
-    limit = canister.settings.wasm_memory_limit or (
-        MAX_WASM64_BYTES if canister.code.module.memory64 else MAX_WASM32_BYTES
-    )
-    return limit - canister.code.heap.size_bytes < threshold
+    limit = settings.wasm_memory_limit or heap_limit(memory64=memory64)
+    return settings.wasm_memory_threshold > 0 and limit - heap_bytes < settings.wasm_memory_threshold
 
 
 def code_of(canister: Canister) -> CodeState:
@@ -95,7 +94,8 @@ def apply_effects(canister: Canister, api: SystemApi) -> None:
 
 def update_hook_status(canister: Canister) -> None:
     """Make the low-memory hook ready when the heap has come close to its limit, and forget it when it has not."""
-    if not low_memory(canister):
+    code = canister.code
+    if code is None or not low_memory(canister.settings, code.heap.size_bytes, memory64=code.module.memory64):
         canister.hook_status = "condition_not_satisfied"
     elif canister.hook_status == "condition_not_satisfied":
         canister.hook_status = "ready"

@@ -13,11 +13,10 @@ from ..messages import Rejected
 from ..state import Canister, CodeState, GlobalValue
 from .compiler import Compiler
 from .effects import (
-    MAX_WASM32_BYTES,
-    MAX_WASM64_BYTES,
     apply_effects,
     code_of,
     from_canister,
+    heap_limit,
     keep_logs,
     out_of_memory,
     read_outcome,
@@ -279,7 +278,7 @@ class Engine:
         if [value.kind for value in code.global_values] != [slot.kind for slot in module.global_slots]:
             text = "Wasm exported globals of canister module and snapshot metadata do not match."
             raise Rejected("IC0408", text)
-        limit = MAX_WASM64_BYTES if module.memory64 else MAX_WASM32_BYTES
+        limit = heap_limit(memory64=module.memory64)
         if not module.memory_minimum_bytes <= code.heap.size_bytes <= (limit if module.has_memory else 0):
             text = (
                 f"Wasm memory of {code.heap.size_bytes} bytes does not fit the canister module "

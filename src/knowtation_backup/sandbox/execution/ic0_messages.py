@@ -15,7 +15,6 @@ table: Ic0Table = FUNCTIONS
 
 MAX_REPLY_BYTES = 2 << 20
 MAX_QUERY_REPLY_BYTES = 3 << 20
-MAX_REJECT_BYTES = 8 << 10
 
 _WITH_ARGUMENT = "I U RQ NRQ CQ Ry CRy F"
 _WITH_CALLER_INFO = "U RQ NRQ CQ Ry Rt CRy CRt C CC F"
@@ -131,7 +130,7 @@ def msg_reject(api: SystemApi, source: int, size: int) -> None:
     except UnicodeDecodeError:
         violation = "ic0.msg_reject: invalid UTF-8 string provided"
         raise contract_violation(violation) from None
-    api.answer = Rejected("IC0406", shorten(message))
+    api.answer = Rejected("IC0406", message)
     api.answered = True
 
 
@@ -154,12 +153,6 @@ def accept_message(api: SystemApi) -> None:
         text = "ic0.accept_message: the function was already called"
         raise contract_violation(text)
     api.accepted = True
-
-
-def shorten(message: str) -> str:
-    """Cut a text at 8 KiB, as the network does with reject messages."""
-    raw = message.encode()
-    return message if len(raw) <= MAX_REJECT_BYTES else raw[:MAX_REJECT_BYTES].decode(errors="ignore")
 
 
 def _check_unanswered(api: SystemApi, name: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .. import accounting
 from ..messages import Rejected
 from ..state import CanisterStatus
 from .ic0 import Ic0Table, contract_violation, trapped
-from .ic0_messages import shorten
 from .message import Mode
 
 if TYPE_CHECKING:
@@ -22,12 +22,8 @@ _MAX_STABLE32_PAGES = 1 << 16
 _STATUS_NUMBERS = {CanisterStatus.RUNNING: 1, CanisterStatus.STOPPING: 2, CanisterStatus.STOPPED: 3}
 
 # Prices on a 13-node subnet, in cycles (internet-computer reference, D.9, and the network's price list).
-_CALL_FEE = 260_000
-_CALL_BYTE_FEE = 1_000
-_EXECUTION_FEE = 5_000_000
 _MAX_RESPONSE_BYTES = 2 << 20
 _MESSAGE_INSTRUCTIONS = 40_000_000_000
-_CREATE_CANISTER_FEE = 500_000_000_000
 _OUTCALL_FEE = 49_140_000
 _OUTCALL_REQUEST_BYTE_FEE = 5_200
 _OUTCALL_RESPONSE_BYTE_FEE = 10_400
@@ -298,15 +294,15 @@ def _text(api: SystemApi, source: int, size: int) -> str:
 @table("i64 i64 I ->", "*s")
 def cost_call(api: SystemApi, method_name_size: int, payload_size: int, target: int) -> None:
     """Cycles a call needs at the time it is made, its largest possible answer included."""
-    instructions = _MESSAGE_INSTRUCTIONS * (2 if api.memory64 else 1)
+    execution = accounting.execution_cost(_MESSAGE_INSTRUCTIONS, wasm64=api.memory64)
     size = method_name_size + payload_size + _MAX_RESPONSE_BYTES
-    api.write_u128(target, _CALL_FEE + size * _CALL_BYTE_FEE + _EXECUTION_FEE + instructions)
+    api.write_u128(target, accounting.CALL_FEE + size * accounting.CALL_BYTE_FEE + execution)
 
 
 @table("I ->", "*s")
 def cost_create_canister(api: SystemApi, target: int) -> None:
     """Price of a canister."""
-    api.write_u128(target, _CREATE_CANISTER_FEE)
+    api.write_u128(target, accounting.CREATION_FEE)
 
 
 @table("i64 i64 I ->", "*s")
@@ -346,5 +342,5 @@ def debug_print(api: SystemApi, source: int, size: int) -> None:
 @table("I I ->", "*s")
 def trap(api: SystemApi, source: int, size: int) -> None:
     """End the message and undo it."""
-    text = shorten(api.read(source, size).decode(errors="replace"))
+    text = api.read(source, size).decode(errors="replace")
     raise Rejected("IC0503", f"Canister called `ic0.trap` with message: '{text}'")

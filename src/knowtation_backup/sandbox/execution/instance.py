@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import wasmtime
 
 from ..messages import Rejected
-from ..state import Canister, GlobalValue
+from ..state import WASM_PAGE_SIZE, Canister, GlobalValue
 from .effects import out_of_memory
 from .heap import Heap, SavedPages
 from .ic0 import trapped
@@ -28,7 +28,6 @@ from .wasm_module import (
 
 __all__ = ["Instance"]
 
-_WASM_PAGE_SIZE = 65_536
 _HOUSEKEEPING_FUEL = 1 << 40
 _SLOT_BYTES = 16
 _WIDTHS = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
@@ -212,7 +211,7 @@ class Instance:
         address = self._native.open_memory(MEMORY_EXPORT)
         missing = memory_bytes - self._native.memory_size()
         if missing > 0:
-            self._native.grow_memory(missing // _WASM_PAGE_SIZE)
+            self._native.grow_memory(missing // WASM_PAGE_SIZE)
         self._heap.attach(address, self._native.memory_size())
         return address
 

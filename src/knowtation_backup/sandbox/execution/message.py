@@ -10,7 +10,7 @@ import attrs
 
 from ..messages import Answer, Rejected
 
-__all__ = ["InstructionLimits", "Message", "Mode", "Outcome", "OutgoingCall", "TableEntry"]
+__all__ = ["UNREPLICATED", "InstructionLimits", "Message", "Mode", "Outcome", "OutgoingCall", "TableEntry"]
 
 
 class Mode(enum.Enum):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ..state import WASM_PAGE_SIZE
 from .images import MemoryImage
 
-__all__ = ["MAX_STABLE_PAGES", "StableMemory"]
+__all__ = ["MAX_STABLE_PAGES", "WASM_PAGE_SIZE", "StableMemory"]
 
 PAGE_SIZE = 4096
-WASM_PAGE_SIZE = 65_536
 MAX_STABLE_PAGES = (500 << 30) // WASM_PAGE_SIZE
 _ZEROS = bytes(PAGE_SIZE)
 

@@ -16,6 +16,7 @@ from .. import accounting, principal
 from ..candid import CandidError, decode, encode
 from ..messages import Call, Rejected, Replied
 from ..replica.replica import Misaddressed
+from ..replica.scheduler import not_found
 from ..state import Canister
 from .context import Handler, ManagementContext, ManagementOptions
 from .install import Installer
@@ -163,7 +164,7 @@ class ManagementCanister:
         self._require_addressed(call, target)
         canister = self._replica.canisters.get(target)
         if canister is None:
-            raise Rejected("IC0301", f"Canister {principal.to_text(target)} not found")
+            raise not_found(target)
         if not self._admits(canister, call.method, call.sender):
             raise Rejected(
                 "IC0512",

@@ -14,9 +14,9 @@ from .settings import apply_settings, initial_settings
 if TYPE_CHECKING:
     from ..replica.replica import ManagementRequest
 
-__all__ = ["FIRST_CANISTER", "Lifecycle"]
+__all__ = ["Lifecycle"]
 
-FIRST_CANISTER: Final = 0x8000_0000_0010_0000
+_FIRST_NUMBER: Final = 0x8000_0000_0010_0000
 """Local networks start here: ``80000000001000000101`` and on."""
 _EMPTY_REPLY: Final = Replied(b"DIDL\x00\x00")
 
@@ -32,7 +32,7 @@ class Lifecycle:
     def __init__(self, context: ManagementContext) -> None:
         self._context = context
         self._stopping: dict[bytes, list[ManagementRequest]] = {}
-        self.next_canister: int = FIRST_CANISTER
+        self.next_canister: int = _FIRST_NUMBER
 
     def handlers(self) -> dict[str, Handler]:
         """Return the handlers by method name."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ..execution.effects import heap_limit
 from ..execution.images import MemoryImage
+from ..execution.stable import MAX_STABLE_PAGES
 from ..messages import Rejected
 from ..state import WASM_PAGE_SIZE, Canister, GlobalValue, Snapshot
 from .context import Handler, ManagementContext, Reply
@@ -25,9 +27,6 @@ __all__ = ["MAX_SLICE_BYTES", "SnapshotData"]
 
 MAX_SLICE_BYTES: Final = 2_000_000
 _MAX_MODULE_BYTES: Final = 100 << 20
-_MAX_HEAP32_BYTES: Final = 4 << 30
-_MAX_HEAP64_BYTES: Final = 6 << 30
-_MAX_STABLE_BYTES: Final = 500 << 30
 _MAX_GLOBALS: Final = 1000
 _MAX_CERTIFIED_BYTES: Final = 32
 
@@ -159,9 +158,9 @@ def _validate_metadata(canister: Canister, argument: dict[str, Any]) -> None:
         "WasmModuleEmpty": module == 0,
         "WasmModuleTooLarge": module > _MAX_MODULE_BYTES,
         "WasmMemoryNotPageAligned": heap % WASM_PAGE_SIZE != 0,
-        "WasmMemoryTooLarge": heap > (_MAX_HEAP64_BYTES if memory64 else _MAX_HEAP32_BYTES),
+        "WasmMemoryTooLarge": heap > heap_limit(memory64=memory64),
         "StableMemoryNotPageAligned": stable % WASM_PAGE_SIZE != 0,
-        "StableMemoryTooLarge": stable > _MAX_STABLE_BYTES,
+        "StableMemoryTooLarge": stable > MAX_STABLE_PAGES * WASM_PAGE_SIZE,
         "ExportedGlobalsTooLarge": len(argument["globals"]) > _MAX_GLOBALS,
         "CertifiedDataTooLarge": len(argument["certified_data"]) > _MAX_CERTIFIED_BYTES,
     }

@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import accounting, principal
+from ..execution.effects import low_memory
 from ..messages import Rejected
 from ..state import Canister, CanisterStatus, CodeState, GlobalValue, Snapshot
 from .context import Handler, ManagementContext, Reply
@@ -332,9 +333,7 @@ def _require_consistent(canister: Canister, snapshot: Snapshot, module: WasmModu
     hook = snapshot.hook_status
     if hook is None:
         return
-    limit = canister.settings.wasm_memory_limit or (6 << 30 if module.memory64 else 4 << 30)
-    threshold = canister.settings.wasm_memory_threshold
-    satisfied = threshold > 0 and limit - snapshot.heap.size_bytes < threshold
+    satisfied = low_memory(canister.settings, snapshot.heap.size_bytes, memory64=module.memory64)
     if (hook != "condition_not_satisfied") != satisfied:
         name = "".join(word.capitalize() for word in hook.split("_"))
         raise Rejected(

@@ -102,17 +102,15 @@ class Replica:
         clock: The subnet's time.
         engine: Runs the messages.
         subnet_id: Raw principal.
-        root_key_der: DER of the root key.
     """
 
     management: Management
     data_certificate: Callable[[bytes], bytes]
 
-    def __init__(self, clock: SandboxClock, engine: Engine, *, subnet_id: bytes, root_key_der: bytes) -> None:
+    def __init__(self, clock: SandboxClock, engine: Engine, *, subnet_id: bytes) -> None:
         self.clock = clock
         self.engine = engine
         self.subnet_id = subnet_id
-        self.root_key_der = root_key_der
         self.lock: contextlib.AbstractContextManager[bool] = threading.RLock()
         self.canisters: dict[bytes, Canister] = {}
         self._history: dict[bytes, RequestStatus] = {}

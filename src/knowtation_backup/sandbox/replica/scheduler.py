@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from ..clock import SandboxClock
     from ..execution.engine import Engine
 
-__all__ = ["Scheduler", "find_method", "not_found"]
+__all__ = ["Scheduler", "check_running", "find_method", "not_found"]
 
-_CALL_FEE = 260_000
-_CALL_BYTE_FEE = 1_000
 _ENTRIES = {"update": "canister_update ", "query": "canister_query ", "composite_query": "canister_composite_query "}
 
 
@@ -179,7 +177,7 @@ class Scheduler:
         if expires_at is not None:
             self._best_effort.append(pending)
         size = len(call.arg) + len(call.method.encode())
-        accounting.charge(canister, accounting.TRANSMISSION, _CALL_FEE + _CALL_BYTE_FEE * size)
+        accounting.charge(canister, accounting.TRANSMISSION, accounting.CALL_FEE + accounting.CALL_BYTE_FEE * size)
         self.submit(
             Request(
                 receiver=call.callee,
@@ -213,7 +211,7 @@ class Scheduler:
         if canister is not None:
             canister.cycles += refund
             size = len(answer.data if isinstance(answer, Replied) else answer.message.encode())
-            accounting.charge(canister, accounting.TRANSMISSION, _CALL_BYTE_FEE * size)
+            accounting.charge(canister, accounting.TRANSMISSION, accounting.CALL_BYTE_FEE * size)
         context.outstanding -= 1
         if canister is None or canister.code is None or context.closed:
             return

@@ -269,7 +269,7 @@ class World:
             assert self.engine._tables
             self.engine._tables.close()
             self.engine._tables = PageTables(scan=False)
-        self.replica = Replica(self.clock, self.engine, subnet_id=SUBNET, root_key_der=b"key")
+        self.replica = Replica(self.clock, self.engine, subnet_id=SUBNET)
         self.management = Management()
         self.replica.management = self.management
         self.replica.data_certificate = lambda canister_id: b"certificate of " + canister_id

@@ -227,7 +227,7 @@ def new_subnet() -> Subnet:
     """Make an empty subnet."""
     clock = SandboxClock()
     engine = Engine(clock, subnet_id=b"subnet", root_key_der=b"root key")
-    replica = Replica(clock, engine, subnet_id=b"subnet", root_key_der=b"root key")
+    replica = Replica(clock, engine, subnet_id=b"subnet")
     replica.data_certificate = lambda _: b""
     management = ManagementCanister(replica)
     replica.management = management

@@ -7,7 +7,7 @@ The names here and in the documented submodules are public; everything with an u
 from . import errors
 from ._engine.retrying import RetryPolicy
 from .codecs.keys import EncryptionKey
-from .codecs.ktb1 import Ktb1Codec, decrypt_file
+from .codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
 from .contracts import (
     ArchiveSink,
     BackupSource,
@@ -110,6 +110,7 @@ __all__ = [
     "VerifyLevel",
     "VerifyReport",
     "decrypt_file",
+    "decrypt_to_stream",
     "errors",
     "jsonable",
 ]

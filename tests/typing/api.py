@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 import os
 import ssl
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_type
@@ -199,6 +200,7 @@ def keys() -> Iterator[kb.EncryptionCodec]:
     key = kb.EncryptionKey.generate()
     assert_type(key.key_id, str)
     assert_type(kb.decrypt_file("a.enc", Path("a"), kb.EncryptionKey.from_hex("00" * 32)), int)
+    assert_type(kb.decrypt_to_stream("a.enc", sys.stdout.buffer, key), int)
     yield kb.Ktb1Codec(key)
     yield Plain()
 

@@ -1,25 +1,32 @@
 """KTB1: byte-compatible both ways, streaming, and no plaintext byte before it is proven."""
 
+import io
 import json
+import os
+import random
 import secrets
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import Buffer
 
 from knowtation_backup.codecs import ktb1
 from knowtation_backup.codecs.keys import EncryptionKey
-from knowtation_backup.codecs.ktb1 import Ktb1Codec, decrypt_file
+from knowtation_backup.codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
 from knowtation_backup.errors import (
     BackupError,
     BlobExistsError,
     BlobNotFoundError,
     ConfigurationError,
+    SinkFullError,
     SinkPermissionError,
+    SinkUnavailableError,
     TamperedError,
     TruncatedError,
     UnsupportedFormatError,
@@ -28,6 +35,7 @@ from knowtation_backup.errors import (
 GOLDEN = sorted((Path(__file__).parents[2] / "golden" / "ktb1").glob("*.json"))
 KEY = EncryptionKey(raw=bytes(range(32)))
 CODEC = Ktb1Codec(KEY)
+OTHER_CODEC = Ktb1Codec(EncryptionKey(raw=bytes(32)))
 MIB = 1 << 20
 
 
@@ -243,6 +251,69 @@ def test_a_reader_that_stops_early_ends_the_read() -> None:
     assert ended == ["ended", "ended"]
 
 
+class _Trickle(io.RawIOBase):
+    """A stream that takes a few bytes at a time, as pipes do."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        part = bytes(data)[:100_000]
+        self.taken += part
+        return len(part)
+
+
+class TestDecryptToStream:
+    def test_gives_the_plaintext_and_leaves_the_stream_open(self, tmp_path: Path) -> None:
+        (tmp_path / "a.enc").write_bytes(seal(b"text"))
+        stream = io.BytesIO()
+        assert decrypt_to_stream(tmp_path / "a.enc", stream, KEY) == 4
+        assert stream.getvalue() == b"text"
+
+    def test_a_stream_may_take_few_bytes_at_a_time(self, tmp_path: Path) -> None:
+        text = random.Random(1).randbytes(3 * MIB + 5)  # noqa: S311 - not a secret
+        (tmp_path / "a.enc").write_bytes(seal(text))
+        stream = _Trickle()
+        assert decrypt_to_stream(tmp_path / "a.enc", cast("BinaryIO", stream), KEY) == len(text)
+        assert stream.taken == text
+
+    @pytest.mark.parametrize(
+        ("data", "expected"),
+        [
+            (seal(bytes(2 * MIB))[:-1], TamperedError),
+            (seal(b"text")[:31], TruncatedError),
+            (b'{"format_version":4}' + bytes(100), UnsupportedFormatError),
+            (b"".join(OTHER_CODEC.seal([bytes(2 * MIB)])), TamperedError),
+        ],
+        ids=["cut", "short", "not sealed", "another key"],
+    )
+    def test_writes_nothing_on_failure(self, tmp_path: Path, data: bytes, expected: type[BackupError]) -> None:
+        (tmp_path / "a.enc").write_bytes(data)
+        stream = io.BytesIO()
+        with pytest.raises(expected):
+            decrypt_to_stream(tmp_path / "a.enc", stream, KEY)
+        assert stream.getvalue() == b""
+
+    def test_names_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(BlobNotFoundError, match=r"reading .*absent"):
+            decrypt_to_stream(tmp_path / "absent", io.BytesIO(), KEY)
+
+    def test_a_reader_that_went_away_has_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a.enc").write_bytes(seal(b"text"))
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "wb", buffering=0) as stream, pytest.raises(SinkUnavailableError, match="stream"):  # noqa: PTH123 - a descriptor
+            decrypt_to_stream(tmp_path / "a.enc", cast("BinaryIO", stream), KEY)
+
+    def test_a_full_device_has_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a.enc").write_bytes(seal(b"text"))
+        with open("/dev/full", "wb", buffering=0) as stream, pytest.raises(SinkFullError):  # noqa: PTH123 - a device
+            decrypt_to_stream(tmp_path / "a.enc", cast("BinaryIO", stream), KEY)
+
+
 class TestDecryptFile:
     def test_gives_the_plaintext_privately(self, tmp_path: Path) -> None:
         (tmp_path / "a.enc").write_bytes(seal(b"text"))
@@ -257,8 +328,9 @@ class TestDecryptFile:
             (seal(b"text")[:31], TruncatedError),
             (b'{"format_version":4}' + bytes(100), UnsupportedFormatError),
             (b"", TruncatedError),
+            (b"".join(OTHER_CODEC.seal([b"text"])), TamperedError),
         ],
-        ids=["cut", "short", "not sealed", "empty"],
+        ids=["cut", "short", "not sealed", "empty", "another key"],
     )
     def test_leaves_nothing_behind_on_failure(self, tmp_path: Path, data: bytes, expected: type[BackupError]) -> None:
         (tmp_path / "a.enc").write_bytes(data)

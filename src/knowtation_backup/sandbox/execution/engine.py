@@ -27,6 +27,7 @@ from .heap import CopiedHeap, Heap, HeapStatistics, MappedHeap, SavedPages, Torn
 from .images import MemoryImage
 from .instance import Instance
 from .message import UNREPLICATED, InstructionLimits, Message, Mode, Outcome
+from .native import WasmTrap
 from .page_tables import PageTables, mapping_supported
 from .sessions import LiveCanister, QuerySession
 from .stable import StableMemory
@@ -122,10 +123,11 @@ class Engine:
             Rejected: IC0537, the canister has no code; nothing ran.
         """
         outcome = Outcome()
+        code_of(canister)
         try:
             live = self._check_out(canister)
-        except (OSError, wasmtime.WasmtimeError) as error:
-            outcome.failure = from_canister(canister, out_of_memory(error))
+        except Rejected as refusal:
+            outcome.failure = refusal.with_traceback(None)
             return outcome
         committed = False
         try:
@@ -166,7 +168,7 @@ class Engine:
         Open an instance of its own over the committed state, for the messages of one composite query.
 
         Raises:
-            Rejected: IC0537, the canister has no code.
+            Rejected: IC0537, the canister has no code; IC0507, no room for an instance.
         """
         code = code_of(canister)
         instance = self._instance(canister, code.module, code.heap, code.global_values)
@@ -272,7 +274,8 @@ class Engine:
         Takes ownership of the images on success. Global timer and hook status are the caller's business.
 
         Raises:
-            Rejected: IC0408, globals or heap do not fit the module; nothing changed.
+            Rejected: IC0408, globals or heap do not fit the module; IC0505, it cannot run; IC0507, no room for it.
+                Nothing changed.
         """
         module = code.module
         if [value.kind for value in code.global_values] != [slot.kind for slot in module.global_slots]:
@@ -285,11 +288,8 @@ class Engine:
                 f"(minimum {module.memory_minimum_bytes})."
             )
             raise Rejected("IC0408", text)
-        try:
-            # Proves that module and memory go together before the old state is given up.
-            instance = self._instance(canister, module, code.heap, code.global_values)
-        except Exception as error:
-            raise from_canister(canister, Rejected("IC0521", f"Failed to apply snapshot: {error}")) from error
+        # Proves that module and memory go together before the old state is given up.
+        instance = self._instance(canister, module, code.heap, code.global_values)
         self._forget(canister)
         if canister.code:
             canister.code.heap.close()
@@ -394,17 +394,24 @@ class Engine:
         *,
         memory_bytes: int = 0,
     ) -> Instance:
-        return Instance(
-            wasm=self._compiler.wasm,
-            compiled=self._compiler.compile(module),
-            module=module,
-            environment=self._environment,
-            canister=canister,
-            image=image,
-            heap_factory=self._heap,
-            globals_=values,
-            memory_bytes=memory_bytes,
-        )
+        """Make an instance; raises `Rejected` IC0505 or IC0507."""
+        try:
+            return Instance(
+                wasm=self._compiler.wasm,
+                compiled=self._compiler.compile(module),
+                module=module,
+                environment=self._environment,
+                canister=canister,
+                image=image,
+                heap_factory=self._heap,
+                globals_=values,
+                memory_bytes=memory_bytes,
+            )
+        except WasmTrap as trap:
+            text = f"Canister's Wasm module is not valid: a segment lies outside its memory or table ({trap})"
+            raise from_canister(canister, Rejected("IC0505", text)) from trap
+        except (OSError, wasmtime.WasmtimeError) as error:
+            raise from_canister(canister, out_of_memory(error)) from error
 
     def _heap(self, image: MemoryImage) -> Heap:
         if self._tables:

@@ -98,7 +98,10 @@ class Queries:
 
     def _composite(self, canister: Canister, message: Message, budget: _Budget, *, depth: int) -> Answer:
         """Run a composite query with its calls, in order, until it answers or nothing is left to wait for."""
-        session = self._engine.query_session(canister)
+        try:
+            session = self._engine.query_session(canister)
+        except Rejected as refusal:
+            return refusal.with_traceback(None)
         try:
             outcome = session.execute(message)
             budget.instructions -= outcome.instructions

@@ -46,6 +46,7 @@ PAGES = """(module
     (i64.store (i64.const 16) (memory.size))
     (call $append (i64.const 0) (i64.const 24))
     (call $reply))
+  (func (export "canister_composite_query read_composite") (call $reply))
   (func (export "canister_post_upgrade") (call $touch (i64.const 0x400000))))"""
 
 
@@ -158,3 +159,5 @@ def test_a_failing_instance_is_an_answer(one: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("knowtation_backup.sandbox.execution.engine.Instance", fail)
     assert one.refused(canister, "heap").error_code == "IC0507"
     assert one.refused_query(canister, "read").error_code == "IC0507"
+    assert one.refused_query(canister, "read_composite").error_code == "IC0507"
+    assert one.replica.open_call_contexts(canister.canister_id) == 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 import pytest
+import wasmtime
 
 from knowtation_backup.sandbox import principal
 from knowtation_backup.sandbox.messages import Rejected
@@ -747,3 +748,21 @@ def test_a_canister_that_cannot_pay_loses_code_and_snapshots(subnet: Any) -> Non
     assert canister.snapshots == {}
     assert canister.cycles == 0
     assert canister.settings.compute_allocation == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ('(module (memory 1) (data (i32.const 70000) "x"))', "IC0505"),
+        ("(module (table 1 funcref) (func $f) (elem (i32.const 5) $f))", "IC0505"),
+        ("(module (memory 1) (table 4000000000 funcref))", "IC0507"),
+    ],
+)
+def test_modules_that_cannot_start_are_refused(subnet: Any, module: str, code: str) -> None:
+    canister_id = subnet.create()
+    for mode in (("reinstall", None), ("upgrade", None)):
+        with pytest.raises(Rejected) as caught:
+            subnet.install(canister_id, bytes(wasmtime.wat2wasm(module)), mode=mode)
+        assert caught.value.error_code == code
+    subnet.update(canister_id, "inc")
+    assert subnet.seen(canister_id).count == 1

@@ -134,6 +134,6 @@ def bench(session: nox.Session) -> None:
     names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_"))
     if not session.posargs or session.posargs[0] not in names:
         session.error(f"name one of: {', '.join(names)}")
-    _install(session)
+    _install(session, "bench")
     name, *rest = session.posargs
     session.run("python", f"benchmarks/{name}.py", *rest, env={"PYTHONPATH": os.fspath(ROOT / "benchmarks")})

@@ -382,6 +382,12 @@ class ExportCapture:
         return True, {"before": len(before), "after": len(after), "added": added, "removed": removed}
 
     def _finish(self, *, complete: bool, index: Mapping[str, Any]) -> None:
+        refused = self._hub.refused_address
+        if refused is not None:
+            message = (
+                f"{refused.host} does not serve hubs, so {self._hub.address.host} was read: configure that address"
+            )
+            self._book.warn(Finding(code="raw_host", where=refused.host, message=message))
         stats = self._hub.stats
         facts = {
             "payload": {

@@ -67,7 +67,9 @@ T = TypeVar("T")
 class _Wire:
     """What all clients of one hub share: connections, and which host turned out to be right."""
 
+    given: HubAddress
     address: HubAddress
+    """At first the given one, the raw host once the verifying gateway refused."""
     transport: httpx.BaseTransport
     second: httpx.BaseTransport
     """Other connections, for reading the same thing twice independently."""
@@ -158,9 +160,9 @@ class HubClient:
             if context is None and parsed.scheme == "https":
                 context = httpx.create_ssl_context()
             pools = [GuardedTransport(ssl_context=context, http2=http2) for _ in range(2)]
-            self._wire = _Wire(address=parsed, transport=pools[0], second=pools[1], owned=True)
+            self._wire = _Wire(given=parsed, address=parsed, transport=pools[0], second=pools[1], owned=True)
         else:
-            self._wire = _Wire(address=parsed, transport=transport, second=transport, owned=False)
+            self._wire = _Wire(given=parsed, address=parsed, transport=transport, second=transport, owned=False)
         self._bind(observer, Cancellation(), AdaptiveLimit(1024), RetryBudget())
 
     def _bind(self, observer: Observer, cancellation: Cancellation, limit: AdaptiveLimit, budget: RetryBudget) -> None:
@@ -198,6 +200,11 @@ class HubClient:
     def address(self) -> HubAddress:
         """Where requests go at present."""
         return self._wire.address
+
+    @property
+    def refused_address(self) -> HubAddress | None:
+        """The address this client was given, once requests go to the raw host instead; otherwise `None`."""
+        return None if self._wire.address == self._wire.given else self._wire.given
 
     @property
     def limits(self) -> HubLimits:

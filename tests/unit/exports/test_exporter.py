@@ -176,6 +176,24 @@ def test_hub_03_default_is_visited_although_the_list_lacks_it(fake_hub: Hub) -> 
     assert codes(result) == ["hidden_vault"]
 
 
+def test_hub_12_every_run_through_a_verifying_gateway_warns(fake_hub: Hub) -> None:
+    def gateway(request: httpx.Request) -> httpx.Response:
+        if ".raw." not in request.url.host:
+            return httpx.Response(503, text="error: response verification")
+        answer: httpx.Response = fake_hub(request)
+        return answer
+
+    fake_hub.add("a", notes=[note("n.md")])
+    transport = httpx.MockTransport(gateway)
+    with HubClient("https://rrkah-fqaaa-aaaaa-aaaaq-cai.icp0.io", operator_key=KEY, transport=transport) as client:
+        for _ in range(2):
+            _, result = export(fake_hub, client=client)
+            assert result.complete
+            assert [(w.code, w.where) for w in result.warnings] == [("raw_host", "rrkah-fqaaa-aaaaa-aaaaq-cai.icp0.io")]
+            assert "rrkah-fqaaa-aaaaa-aaaaq-cai.raw.icp0.io" in result.warnings[0].message
+    assert export(fake_hub)[1].warnings == ()
+
+
 def test_hub_18_extra_tenants_and_vaults(fake_hub: Hub) -> None:
     fake_hub.add("a", notes=[note("n.md")])
     fake_hub.add("a", "secret", notes=[note("s.md")])

@@ -17,8 +17,8 @@ import attrs
 from ..contracts import ArchiveSink
 from ..errors import BlobNotFoundError, ConfigurationError, IntegrityError, UnsupportedFormatError
 from ..model.blobs import BlobInfo
-from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, manifest_key, side_key
 from ..model.json_input import check_nesting
+from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, manifest_key, side_key
 from ..model.plans import ArchiveInfo, ArchiveState
 from .naming import ArtifactName, StateArchiveName
 from .read import read_manifest

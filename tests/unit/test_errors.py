@@ -35,6 +35,7 @@ CAUGHT_INSIDE = {
     "sandbox.execution.native.WasmTrap",
     "sandbox.execution.wasm_binary.WasmFormatError",
     "sandbox.protocol.crypto.UnsupportedKeyError",
+    "sandbox.protocol.http1.BadRequestError",
     "sandbox.protocol.ingress.IngressError",
 }
 """Messages between internal modules of the sandbox, which become refusals and HTTP replies before they get out."""

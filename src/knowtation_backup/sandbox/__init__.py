@@ -10,7 +10,8 @@ A request travels down this list, its answer up again::
     state        what is remembered of a canister; `storage` keeps it in a directory
 
 `network` puts them together, `process` runs a network in a child process, `faults` breaks things on demand, and `hub`
-holds canisters to practise on. It imports nothing of the library but its errors.
+holds canisters to practise on. It imports nothing of the library but its errors and the checks of option
+values.
 """
 
 from .clock import SandboxClock

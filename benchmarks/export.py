@@ -14,6 +14,7 @@ Exports: how much faster than one request at a time, and how much memory a large
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -61,8 +62,8 @@ def serve_sandbox_hub(pipe: Any, tenants: int) -> None:
             return
 
 
-def one_at_a_time(url: str) -> tuple[float, int]:
-    """Read everything with one request after another; return seconds and requests."""
+def one_at_a_time(url: str) -> tuple[float, int, bytes]:
+    """Read everything with one request after another; return seconds, requests and the payload they make."""
     start, requests = time.perf_counter(), 0
     with httpx.Client(base_url=url, timeout=60) as client:
 
@@ -79,13 +80,19 @@ def one_at_a_time(url: str) -> tuple[float, int]:
             cursor = page["next_cursor"]
             if page["done"]:
                 break
+        exported: list[dict[str, Any]] = []
         for user in users:
+            vaults: list[dict[str, Any]] = []
+            proposals: list[Any] = []
             for vault in get("/api/v1/vaults", **{"X-User-Id": user})["vaults"]:
                 headers = {"X-User-Id": user, "X-Vault-Id": vault["id"]}
-                get("/api/v1/export", **headers)
-                for stub in get("/api/v1/proposals", **headers)["proposals"]:
-                    get(f"/api/v1/proposals/{quote(stub['proposal_id'], safe='')}", **headers)
-    return time.perf_counter() - start, requests
+                vaults.append({"vault_id": vault["id"], "notes": get("/api/v1/export", **headers)["notes"]})
+                ids = [quote(stub["proposal_id"], safe="") for stub in get("/api/v1/proposals", **headers)["proposals"]]
+                proposals += [get(f"/api/v1/proposals/{proposal_id}", **headers) for proposal_id in ids]
+            exported.append({"user_id": user, "vaults": vaults, "proposals": proposals})
+    seconds = time.perf_counter() - start
+    payload = {"format_version": 4, "kind": "knowtation-operator-full-export", "exported_at": "", "users": exported}
+    return seconds, requests, json.dumps(payload, separators=(",", ":")).encode()
 
 
 def concurrent_export(url: str, concurrency: int) -> tuple[float, str, dict[str, int]]:
@@ -129,12 +136,12 @@ def measure_concurrency(tenants: int) -> list[Row]:
     url, stop = serve_in_child(serve_sandbox_hub, tenants)
     try:
         seconds, root, counts = concurrent_export(url, CONCURRENCY)
-        _, sequential_root, sequential_counts = concurrent_export(url, 1) if tenants <= 100 else (0, root, counts)
-        reference, requests = one_at_a_time(url)
+        reference, requests, payload = one_at_a_time(url)
     finally:
         stop()
-    if (root, counts) != (sequential_root, sequential_counts) or counts["tenants"] != tenants:
-        sys.exit(f"the exports differ: {counts} and {sequential_counts}")
+    other = ExportReader([payload]).read_all()
+    if (root, counts) != (other.content_root, dict(other.counts)) or counts["tenants"] != tenants:
+        sys.exit(f"the exports differ: {root} {counts}, and one at a time {other.content_root} {dict(other.counts)}")
     case = f"{tenants} tenants, {requests} requests, 50 ms latency, concurrency {CONCURRENCY}"
     return [
         Row(case=case, metric="wall time", ours=seconds, unit="s", reference=reference, reference_name="one at a time"),

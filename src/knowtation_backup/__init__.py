@@ -21,6 +21,7 @@ from .contracts import (
 from .errors import BackupError
 from .exports.attestations import AttestationExporter, LedgerPrefix
 from .exports.exporter import OperatorExporter, VaultExporter
+from .exports.known import KnownContent
 from .exports.options import ExportOptions
 from .exports.reader import ExportReader, ReadLimits
 from .exports.resume import PreviousArchive
@@ -85,6 +86,7 @@ __all__ = [
     "HubStats",
     "HubTimeouts",
     "KeepLast",
+    "KnownContent",
     "Ktb1Codec",
     "LedgerPrefix",
     "Leftover",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import resource
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,13 +148,3 @@ def serve_in_child(main: Callable[..., None], *args: Any) -> tuple[Any, Callable
             process.join()
 
     return ready, stop
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def live_threads() -> int:
-    """Return how many threads the interpreter runs now."""
-    return threading.active_count()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from .._engine.canonical import dumps
+from .._engine.chunking import joined
 from ..errors import ConfigurationError
 from ..hub.schema import Proposal
 from .reader import KINDS, Entry, PayloadHeader
@@ -47,7 +48,7 @@ def full_export(source: EntrySource, *, exported_at: str | None = None) -> Itera
             exported (or says it only after its content) and *exported_at* is not given.
     """
     entries = _peeked(source)
-    return _gathered(_full_export(entries, _moment(source, exported_at)))
+    return joined(_full_export(entries, _moment(source, exported_at)), _GATHER_BYTES)
 
 
 def tenant_exports(source: EntrySource, *, exported_at: str | None = None) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -62,7 +63,7 @@ def tenant_exports(source: EntrySource, *, exported_at: str | None = None) -> It
     entries = _peeked(source)
     moment = _moment(source, exported_at)
     for user_id, group in itertools.groupby(_numbered(entries), key=lambda item: (item[0], item[1].user_id)):
-        yield user_id[1], _gathered(_full_export((entry for _, entry in group), moment))
+        yield user_id[1], joined(_full_export((entry for _, entry in group), moment), _GATHER_BYTES)
 
 
 def vault_export(
@@ -87,7 +88,7 @@ def vault_export(
     if first is None:
         message = f"there is no vault {vault_id!r:.80} of tenant {user_id!r:.80}"
         raise ConfigurationError(message, kind="no_such_vault")
-    return _gathered(_vault_export(itertools.chain((first,), wanted), vault_id, moment))
+    return joined(_vault_export(itertools.chain((first,), wanted), vault_id, moment), _GATHER_BYTES)
 
 
 def records_export(source: EntrySource, *, exported_at: str | None = None) -> Iterator[bytes]:
@@ -101,7 +102,7 @@ def records_export(source: EntrySource, *, exported_at: str | None = None) -> It
         ConfigurationError: As for `full_export`.
     """
     entries = _peeked(source)
-    return _gathered(_records_export(entries, _moment(source, exported_at)))
+    return joined(_records_export(entries, _moment(source, exported_at)), _GATHER_BYTES)
 
 
 def _full_export(entries: Iterable[Entry], moment: str) -> Iterator[bytes]:
@@ -211,17 +212,3 @@ def _moment(source: EntrySource, exported_at: str | None) -> str:
             hint="pass exported_at",
         )
     return moment
-
-
-def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small parts, so that what follows handles fewer and larger chunks."""
-    pending: list[bytes] = []
-    size = 0
-    for part in parts:
-        pending.append(part)
-        size += len(part)
-        if size >= _GATHER_BYTES:
-            yield b"".join(pending)
-            pending, size = [], 0
-    if pending:
-        yield b"".join(pending)

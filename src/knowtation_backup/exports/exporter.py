@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from .._engine.cancellation import Cancellation
+from .._engine.chunking import joined
 from .._engine.prefetch import Done, Step, run_in_order
 from .._engine.retrying import RetryBudget
 from ..contracts import Observer, ignore_events
@@ -225,7 +226,7 @@ class ExportCapture:
             raise ConfigurationError("a capture can be read once", kind="capture_consumed")
         self._started = True
         with contextlib.closing(self._workshop), contextlib.closing(self._stream()) as stream:
-            yield from _coalesced(stream)
+            yield from joined(stream, _CHUNK_BYTES)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -467,20 +468,6 @@ class _OpenTenant:
 
 def _given(piece: CopiedTenant) -> Step[_Item]:
     return Step(lambda: Done((piece,)))
-
-
-def _coalesced(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small pieces: what follows (sealing, hashing, writing) costs per call."""
-    parts: list[bytes] = []
-    size = 0
-    for data in stream:
-        parts.append(data)
-        size += len(data)
-        if size >= _CHUNK_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if size:
-        yield b"".join(parts)
 
 
 def _vault_tag(hub_id: str, user_id: str, vault_id: str) -> str:

@@ -2,7 +2,7 @@
 Candid, the sandbox's own: bytes in both directions, by declared types or by the types found in a message.
 
 ``DIDL``, type table, argument types, values; integers in LEB128, sized numbers little endian, text and blobs with their
-length in front. `candid_types` tells how values look in Python; its names are available from here.
+length in front. `types` tells how values look in Python; its names are available from here.
 
 Source:
     Candid specification, "Binary format"; internet-computer reference, C.1 and J.

@@ -17,13 +17,15 @@ from .model.blobs import BlobInfo, SinkCapabilities, check_key
 from .model.events import Event
 from .model.manifest import CodecSpec
 from .model.plans import ArchiveInfo, ForgetPlan
-from .model.reports import CaptureResult
+from .model.reports import CaptureResult, TargetResult
 
 __all__ = [
     "ArchiveSink",
     "BackupSource",
     "Capture",
     "Clock",
+    "Codec",
+    "CompressionCodec",
     "EncryptionCodec",
     "Observer",
     "ReadBlob",
@@ -105,39 +107,75 @@ class RetentionPolicy(Protocol):
         """Decide on every archive, with a reason for each."""
 
 
-class EncryptionCodec(abc.ABC):
+class Codec(abc.ABC):
     """
-    Seals and opens whole blobs as streams.
+    A reversible transform of whole blobs as streams; `CodecChain` joins several.
+
+    One instance may be used by several threads at once.
+    """
+
+    suffix: str = ""
+    """Appended to the names of stored blobs, with its dot."""
+
+    @property
+    @abc.abstractmethod
+    def specs(self) -> tuple[CodecSpec, ...]:
+        """What a manifest records, in the order applied when sealing."""
+
+    @abc.abstractmethod
+    def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the stored form of a plain stream. Whoever stops early closes the iterator."""
+
+    @abc.abstractmethod
+    def open(self, read: ReadBlob) -> Iterator[bytes]:
+        """
+        Yield the plain stream of a stored blob. Whoever stops early closes the iterator.
+
+        Args:
+            read: Starts reading the stored bytes; called as often as the format needs passes.
+
+        Raises:
+            UnsupportedFormatError: The bytes are not of this format.
+            TruncatedError: The blob ends early.
+            IntegrityError: The blob is damaged.
+            DecryptionError: The key does not fit, or sealed bytes were changed.
+        """
+
+
+class CompressionCodec(Codec):
+    """Makes blobs smaller; anybody can undo it, so it comes before encryption."""
+
+
+class EncryptionCodec(Codec):
+    """
+    Seals and opens whole blobs.
 
     Implementations must not release a plaintext byte that has not been authenticated, and keep their key out of
     ``repr``, errors and logs.
     """
 
     suffix: str = ".enc"
-    """Appended to the names of sealed blobs."""
 
     @property
     @abc.abstractmethod
     def spec(self) -> CodecSpec:
         """What a manifest records of this codec."""
 
-    @abc.abstractmethod
-    def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the sealed form of a plaintext stream."""
+    @property
+    def specs(self) -> tuple[CodecSpec, ...]:
+        """The one `spec`."""
+        return (self.spec,)
 
-    @abc.abstractmethod
-    def open(self, read: ReadBlob) -> Iterator[bytes]:
+    def for_spec(self, spec: CodecSpec) -> EncryptionCodec | None:
         """
-        Yield the plaintext of a sealed blob.
+        Return the codec that opens what *spec* describes with keys held here, `None` when there is none.
 
-        Args:
-            read: Starts reading the sealed bytes; called as often as the format needs passes.
-
-        Raises:
-            UnsupportedFormatError: The bytes are not of this format.
-            TruncatedError: The blob is shorter than the format allows.
-            TamperedError: Wrong key or changed bytes; raised before any plaintext is released.
+        The base answers for its own format: itself, unless both sides name keys and have none in common.
         """
+        if spec.name != self.spec.name:
+            return None
+        ours = set(self.spec.key_ids)
+        return self if not ours or not spec.key_ids or ours & set(spec.key_ids) else None
 
 
 class ArchiveSink(abc.ABC):
@@ -158,6 +196,10 @@ class ArchiveSink(abc.ABC):
     @abc.abstractmethod
     def location(self) -> str:
         """Where the sink is, for people, without credentials."""
+
+    def target_results(self, archive_id: str) -> tuple[TargetResult, ...]:  # noqa: ARG002 - for those that have several
+        """Return how each target fared with the blobs of an archive; nothing unless the sink has several targets."""
+        return ()
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
         """

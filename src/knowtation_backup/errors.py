@@ -26,6 +26,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PlanStaleError",
     "RejectedError",
+    "SignatureError",
     "SinkError",
     "SinkFullError",
     "SinkPermissionError",
@@ -183,6 +184,12 @@ class CertificateError(IntegrityError):
     """A certificate or signature of the Internet Computer does not verify."""
 
     default_kind = "certificate"
+
+
+class SignatureError(IntegrityError):
+    """A manifest is not signed by anybody trusted, or its signature does not match."""
+
+    default_kind = "signature"
 
 
 class ManifestError(IntegrityError):

@@ -10,7 +10,7 @@ from .contracts import (
     ArchiveSink,
     BackupSource,
     Clock,
-    EncryptionCodec,
+    Codec,
     Observer,
     RetentionPolicy,
     ignore_events,
@@ -43,7 +43,7 @@ class Pipeline:
     sink: ArchiveSink
     source: BackupSource | None = None
     """Needed for `backup` only."""
-    codec: EncryptionCodec | None = None
+    codec: Codec | None = None
     """Seals what `backup` writes and opens sealed archives; `None` stores in the clear."""
     retention: RetentionPolicy | None = None
     """Needed for `plan_forget` only."""

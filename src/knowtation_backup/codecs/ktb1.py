@@ -66,7 +66,7 @@ class Ktb1Codec(EncryptionCodec):
     @property
     def spec(self) -> CodecSpec:
         """``ktb1`` and the key's id."""
-        return CodecSpec(name="ktb1", key_id=self._key.key_id)
+        return CodecSpec(name="ktb1", key_ids=(self._key.key_id,))
 
     def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """

@@ -10,14 +10,17 @@ Layout of one archive on a sink, in the order it is written::
     <name>-<stamp>[-NN].json[.enc]                       the artifact, as the Knowtation tools know it
     side/<artifact>/details.json[.enc]                   what the capture found, see `ArchiveDetails`
     side/<artifact>/raw-0001.txt[.enc]                   untruncated malformed replies, if any
+    side/<artifact>/manifest.sig                         signatures over the manifest, if it is signed
     side/<artifact>/manifest.json                        this file
+    side/<artifact>/marks/…                              what was noted of the archive since, see `model.marks`
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -32,9 +35,12 @@ __all__ = [
     "MANIFEST_FORMAT",
     "MANIFEST_NAME",
     "SIDE_PREFIX",
+    "SIGNATURE_NAME",
     "STARTED_NAME",
     "CodecSpec",
     "Manifest",
+    "archive_of",
+    "check_tags",
     "manifest_key",
     "side_key",
 ]
@@ -42,9 +48,12 @@ __all__ = [
 MANIFEST_FORMAT = "knowtation-backup-archive"
 MANIFEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
 STARTED_NAME = "started.json"
 DETAILS_NAME = "details.json"
 SIDE_PREFIX = "side/"
+
+_TAG = re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
 
 
 def side_key(artifact_key: str, name: str) -> str:
@@ -57,12 +66,35 @@ def manifest_key(artifact_key: str) -> str:
     return side_key(artifact_key, MANIFEST_NAME)
 
 
+def archive_of(key: str) -> str:
+    """Return the id of the archive that a blob belongs to by its key: an artifact's own key, or a side file's."""
+    if not key.startswith(SIDE_PREFIX):
+        return key
+    return key.removeprefix(SIDE_PREFIX).partition("/")[0]
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """
+    Return *tags* sorted and without repetition.
+
+    Raises:
+        ConfigurationError: A tag is not 1 to 64 letters, digits, ``_``, ``.``, ``:``, ``+`` or ``-``.
+    """
+    found = tuple(sorted(set(tags)))
+    for tag in found:
+        if not _TAG.fullmatch(tag):
+            hint = "use 1 to 64 letters, digits, '_', '.', ':', '+' or '-'"
+            raise ConfigurationError(f"{tag!r:.80} is not a tag", kind="bad_tag", hint=hint)
+    return found
+
+
 @attrs.frozen(kw_only=True)
 class CodecSpec:
-    """One reversible transform that stored bytes went through; ``key_id`` names the key without revealing it."""
+    """One reversible transform that stored bytes went through."""
 
     name: str
-    key_id: str | None = None
+    key_ids: tuple[str, ...] = ()
+    """Name the keys that open it, any one of them, without revealing them; empty when the transform has none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +116,8 @@ class Manifest:
     complete: bool
     codecs: tuple[CodecSpec, ...] = ()
     counts: Mapping[str, int] = attrs.field(factory=dict)
+    tags: tuple[str, ...] = ()
+    """Words the backup was given, sorted; see `check_tags`."""
     generator: str = ""
     extra: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -105,8 +139,9 @@ class Manifest:
             "taken_at": iso_ms(self.taken_at),
             "finished_at": iso_ms(self.finished_at),
             "complete": self.complete,
-            "codecs": [attrs.asdict(codec) for codec in self.codecs],
+            "codecs": [{"name": spec.name, "key_ids": list(spec.key_ids)} for spec in self.codecs],
             "counts": dict(self.counts),
+            "tags": list(self.tags),
             "generator": self.generator,
         }
         return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
@@ -138,10 +173,9 @@ class Manifest:
                 taken_at=parse_iso(typed(value.pop("taken_at"), str)),
                 finished_at=parse_iso(typed(value.pop("finished_at"), str)),
                 complete=typed(value.pop("complete"), bool),
-                codecs=tuple(
-                    CodecSpec(name=typed(item["name"], str), key_id=item.get("key_id")) for item in value.pop("codecs")
-                ),
+                codecs=tuple(_codec_spec(item) for item in value.pop("codecs")),
                 counts={typed(k, str): typed(v, int) for k, v in value.pop("counts").items()},
+                tags=check_tags([typed(tag, str) for tag in value.pop("tags", [])]),
                 generator=typed(value.pop("generator"), str),
                 extra=value,
             )
@@ -153,6 +187,15 @@ class Manifest:
 
 def _damaged(reason: str) -> ManifestError:
     return ManifestError(f"the manifest cannot be read: {reason}", hint="restore it from another copy of the archive")
+
+
+def _codec_spec(value: Any) -> CodecSpec:
+    if "key_ids" in value:
+        key_ids = tuple(typed(key_id, str) for key_id in typed(value["key_ids"], list))
+    else:  # manifests written before a codec could have several keys
+        key_id = value.get("key_id")
+        key_ids = () if key_id is None else (typed(key_id, str),)
+    return CodecSpec(name=typed(value["name"], str), key_ids=key_ids)
 
 
 def _blob_ref(value: Any) -> BlobRef:

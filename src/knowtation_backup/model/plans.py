@@ -8,6 +8,7 @@ import enum
 import attrs
 
 from .manifest import manifest_key
+from .marks import Standing
 
 __all__ = ["ArchiveInfo", "ArchiveState", "ForgetDecision", "ForgetPlan"]
 
@@ -44,6 +45,21 @@ class ArchiveInfo:
 
     number: int = 0
     """Of archives that bear the same stamp, the larger is the newer."""
+
+    kind: str = ""
+    """Kind of the payload; empty when no readable manifest says it."""
+    source_id: str = ""
+    """What was read; empty when no readable manifest says it."""
+    backup_tags: tuple[str, ...] = attrs.field(default=(), repr=False)
+    """Tags the manifest holds."""
+    standing: Standing = Standing()  # noqa: RUF009 - frozen, so sharing it is safe
+    """What was noted since: verification, pins, tags, quarantine, trash."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """All tags that hold now, sorted."""
+        held = set(self.backup_tags) | set(self.standing.tags)
+        return tuple(sorted(held - set(self.standing.removed_tags)))
 
     @property
     def age_key(self) -> tuple[dt.datetime, int, str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from ..errors import BackupError, IntegrityError
+from .._checks import at_least
+from ..errors import BackupError, ConfigurationError, IntegrityError
 from .manifest import Manifest
 from .moments import iso_ms
 
@@ -19,7 +20,9 @@ __all__ = [
     "Finding",
     "ForgetReport",
     "Outcome",
+    "Sample",
     "SideFile",
+    "TargetResult",
     "VerifyLevel",
     "VerifyReport",
     "jsonable",
@@ -81,15 +84,32 @@ class CaptureResult:
 
 
 @attrs.frozen(kw_only=True)
+class TargetResult:
+    """How one of several targets of a sink fared with one archive."""
+
+    target: str
+    location: str
+    error: BackupError | None = None
+    """Why the archive is not there, or not whole; `None` when it is."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was sent is there."""
+        return self.error is None
+
+
+@attrs.frozen(kw_only=True)
 class BackupReport:
     """One finished backup: what was stored, where, and what to worry about."""
 
     manifest: Manifest
     payload_bytes: int
-    """Size before sealing."""
+    """Size before compression and sealing."""
     payload_sha256: str
     duration_seconds: float
     warnings: tuple[Finding, ...] = ()
+    targets: tuple[TargetResult, ...] = ()
+    """One per target of a sink that has several; empty for a single one."""
 
     @property
     def archive_id(self) -> str:
@@ -98,8 +118,9 @@ class BackupReport:
 
     @property
     def outcome(self) -> Outcome:
-        """`OK`, or `PARTIAL` when tenants or vaults are missing."""
-        return Outcome.OK if self.manifest.complete else Outcome.PARTIAL
+        """`OK`, or `PARTIAL` when tenants or vaults are missing, or a target failed."""
+        whole = self.manifest.complete and all(result.ok for result in self.targets)
+        return Outcome.OK if whole else Outcome.PARTIAL
 
     @property
     def exit_code(self) -> int:
@@ -114,9 +135,23 @@ class BackupReport:
             f"{'complete' if self.manifest.complete else 'INCOMPLETE'} archive {self.archive_id}",
             f"  {counts}",
             f"  {self.payload_bytes} bytes raw, {stored} stored, {self.duration_seconds:.1f} s",
+            *(f"  {r.target} ({r.location}): {'stored' if r.ok else f'FAILED: {r.error}'}" for r in self.targets),
             *(f"  warning {w.code} at {w.where}: {w.message}" for w in self.warnings),
         ]
         return "\n".join(lines)
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One part of a whole that is covered once in *of* runs: run with part 1, 2, ... *of*."""
+
+    part: int = attrs.field()
+    of: int = attrs.field(validator=at_least(1))
+
+    @part.validator
+    def _check_part(self, _field: attrs.Attribute[int], value: int) -> None:
+        if not 1 <= value <= self.of:
+            raise ConfigurationError(f"part {value} of {self.of} does not exist", kind="bad_sample")
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +163,10 @@ class VerifyReport:
     verified_at: dt.datetime
     bytes_read: int
     findings: tuple[Finding, ...] = ()
+    sample: Sample | None = None
+    """Which part of the content was read; `None` for all of it."""
+    recorded: bool = False
+    """Whether the result was noted beside the archive."""
 
     @property
     def ok(self) -> bool:

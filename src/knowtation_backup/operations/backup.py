@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from ..contracts import ArchiveSink, BackupSource, Capture, Clock, EncryptionCodec, Observer, ignore_events, utc_now
+from ..contracts import ArchiveSink, BackupSource, Capture, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import (
     BackupError,
     BlobExistsError,
@@ -64,7 +64,7 @@ class BackupOptions:
 def backup(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     source: BackupSource,
     sink: ArchiveSink,
-    codec: EncryptionCodec | None = None,
+    codec: Codec | None = None,
     *,
     options: BackupOptions | None = None,
     observer: Observer = ignore_events,
@@ -106,7 +106,7 @@ class _Written:
 @attrs.frozen(kw_only=True)
 class _Writer:
     sink: ArchiveSink
-    codec: EncryptionCodec | None
+    codec: Codec | None
     observer: Observer
     clock: Clock
     options: BackupOptions
@@ -189,7 +189,7 @@ class _Writer:
             taken_at=capture.taken_at,
             finished_at=self.clock(),
             complete=result.complete,
-            codecs=(self.codec.spec,) if self.codec else (),
+            codecs=self.codec.specs if self.codec else (),
             counts=dict(result.counts),
             generator=_generator(),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ..contracts import ArchiveSink, EncryptionCodec
+from ..codecs.chain import opener
+from ..contracts import ArchiveSink, Codec
 from ..errors import (
     BackupError,
     BlobNotFoundError,
@@ -13,7 +14,6 @@ from ..errors import (
     DigestMismatchError,
     IntegrityError,
     ManifestError,
-    NoMatchingKeyError,
     TamperedError,
     TruncatedError,
     UnsupportedFormatError,
@@ -57,34 +57,21 @@ def read_manifest(sink: ArchiveSink, archive_id: str) -> Manifest:
     return manifest
 
 
-def codec_for(manifest: Manifest, codec: EncryptionCodec | None) -> EncryptionCodec | None:
+def codec_for(manifest: Manifest, codec: Codec | None) -> Codec | None:
     """
-    Return the codec that opens the blobs of an archive, `None` when they are not sealed.
+    Return the codec that opens the blobs of an archive, `None` when they are stored as they are.
+
+    The manifest says what they went through; *codec* only holds the keys.
 
     Raises:
-        NoMatchingKeyError: The archive is sealed with another key, or no codec was given.
-        UnsupportedFormatError: It went through something other than this one codec.
+        NoMatchingKeyError: The archive is sealed with another key, or no key was given.
+        UnsupportedFormatError: It went through something this release does not know.
+        ConfigurationError: A package that its compression needs is not installed.
     """
-    if not manifest.codecs:
-        return None
-    names = " then ".join(spec.name for spec in manifest.codecs)
-    wanted = manifest.codecs[0].key_id
-    if codec is None:
-        message = f"archive {manifest.archive_id} is sealed ({names}, key {wanted}) and no key was given"
-        raise NoMatchingKeyError(message, hint="pass the codec with its key", wanted=wanted)
-    if len(manifest.codecs) > 1 or manifest.codecs[0].name != codec.spec.name:
-        message = f"archive {manifest.archive_id} went through {names}; the codec given is {codec.spec.name}"
-        raise UnsupportedFormatError(message, kind="other_codec")
-    given = codec.spec.key_id
-    if None not in {wanted, given} and wanted != given:
-        message = f"archive {manifest.archive_id} is sealed with key {wanted}; the key given is {given}"
-        raise NoMatchingKeyError(message, hint="use the other key", wanted=wanted, given=given)
-    return codec
+    return opener(manifest.codecs, codec, what=f"archive {manifest.archive_id}")
 
 
-def open_blob(
-    sink: ArchiveSink, ref: BlobRef, codec: EncryptionCodec | None, *, unchecked: bool = False
-) -> Iterator[bytes]:
+def open_blob(sink: ArchiveSink, ref: BlobRef, codec: Codec | None, *, unchecked: bool = False) -> Iterator[bytes]:
     """
     Yield the plaintext of one stored blob after its stored digest, and its tag if it is sealed, were checked.
 
@@ -186,7 +173,7 @@ def _mismatch(ref: BlobRef, read: Meter) -> IntegrityError | None:
     return None
 
 
-def read(sink: ArchiveSink, archive_id: str, codec: EncryptionCodec | None = None) -> Iterator[bytes]:
+def read(sink: ArchiveSink, archive_id: str, codec: Codec | None = None) -> Iterator[bytes]:
     """
     Yield the payload of an archive: plaintext that was checked before the first byte.
 
@@ -208,7 +195,7 @@ def read(sink: ArchiveSink, archive_id: str, codec: EncryptionCodec | None = Non
 
 
 def read_side_file(
-    sink: ArchiveSink, manifest: Manifest, name: str, codec: EncryptionCodec | None = None, *, limit_bytes: int
+    sink: ArchiveSink, manifest: Manifest, name: str, codec: Codec | None = None, *, limit_bytes: int
 ) -> bytes:
     """
     Return the plaintext of one side file.
@@ -235,7 +222,7 @@ def read_side_file(
     return b"".join(open_blob(sink, ref, opener))
 
 
-def read_details(sink: ArchiveSink, manifest: Manifest, codec: EncryptionCodec | None = None) -> ArchiveDetails:
+def read_details(sink: ArchiveSink, manifest: Manifest, codec: Codec | None = None) -> ArchiveDetails:
     """Return what the capture found; raises like `read_side_file`, and `IntegrityError` for malformed details."""
     try:
         data = read_side_file(sink, manifest, DETAILS_NAME, codec, limit_bytes=MAX_DETAILS_BYTES)

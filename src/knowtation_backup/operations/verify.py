@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ..contracts import ArchiveSink, Clock, EncryptionCodec, Observer, ignore_events, utc_now
+from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import (
     BackupError,
     BlobNotFoundError,
@@ -46,7 +46,7 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     archive_id: str,
     *,
     level: VerifyLevel = VerifyLevel.CONTENT,
-    codec: EncryptionCodec | None = None,
+    codec: Codec | None = None,
     payload_checker: PayloadChecker | None = None,
     observer: Observer = ignore_events,
     clock: Clock = utc_now,
@@ -149,7 +149,7 @@ class _Run:
                 message = f"{found} bytes are stored, the manifest says {ref.size_bytes}"
                 self.note("size_mismatch", ref.key, message)
 
-    def content(self, manifest: Manifest, codec: EncryptionCodec | None, checker: PayloadChecker | None) -> None:
+    def content(self, manifest: Manifest, codec: Codec | None, checker: PayloadChecker | None) -> None:
         """Read everything that is there, open it, and compare payload, details and manifest."""
         details_key = side_key(self.archive_id, DETAILS_NAME) + (codec.suffix if codec else "")
         details: ArchiveDetails | None = None
@@ -179,7 +179,7 @@ class _Run:
             self.note(finding.code, finding.where, finding.message)
         return details
 
-    def _open(self, ref: BlobRef, codec: EncryptionCodec | None, take: Callable[[bytes], object]) -> bool:
+    def _open(self, ref: BlobRef, codec: Codec | None, take: Callable[[bytes], object]) -> bool:
         """Hand the plaintext of a blob to *take*; return whether all of it was good."""
         if ref.key in self.bad_keys:
             return False
@@ -195,7 +195,7 @@ class _Run:
     def _payload(
         self,
         manifest: Manifest,
-        codec: EncryptionCodec | None,
+        codec: Codec | None,
         details: ArchiveDetails,
         checker: PayloadChecker | None,
     ) -> None:

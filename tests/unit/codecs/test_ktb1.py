@@ -231,7 +231,7 @@ def test_both_ways_need_the_same_memory_for_any_size() -> None:
 def test_repr_and_spec_name_the_key_by_its_id() -> None:
     assert KEY.key_id in repr(CODEC)
     assert KEY.raw.hex() not in repr(CODEC)
-    assert (CODEC.spec.name, CODEC.spec.key_id, CODEC.suffix) == ("ktb1", KEY.key_id, ".enc")
+    assert (CODEC.spec.name, CODEC.spec.key_ids, CODEC.suffix) == ("ktb1", (KEY.key_id,), ".enc")
 
 
 def test_a_reader_that_stops_early_ends_the_read() -> None:

@@ -21,7 +21,7 @@ MANIFEST = Manifest(
     taken_at=MOMENT,
     finished_at=MOMENT,
     complete=True,
-    codecs=(CodecSpec(name="ktb1", key_id="0123"),),
+    codecs=(CodecSpec(name="ktb1", key_ids=("0123",)),),
     counts={"tenants": 2, "notes": 5},
     generator="knowtation-backup 0.1.0",
 )
@@ -74,7 +74,7 @@ def test_every_wrong_field_is_a_manifest_error(field: str, bad: Any) -> None:
         Manifest.from_bytes(json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("field", sorted(json.loads(MANIFEST.to_bytes())))
+@pytest.mark.parametrize("field", sorted(json.loads(MANIFEST.to_bytes()).keys() - {"tags"}))
 def test_every_missing_field_is_a_manifest_error(field: str) -> None:
     value = json.loads(MANIFEST.to_bytes())
     del value[field]

@@ -122,7 +122,7 @@ def test_the_wrong_key_is_known_before_any_sealed_byte_is_read() -> None:
     counting = FaultSink(sink)
     with pytest.raises(NoMatchingKeyError) as caught:
         list(read(counting, archive_id, other))
-    assert caught.value.context == {"wanted": SEALED.spec.key_id, "given": other.spec.key_id}
+    assert caught.value.context == {"wanted": SEALED.spec.key_ids, "given": other.spec.key_ids}
     assert counting.operations == [f"read {manifest_key(archive_id)}"]
     with pytest.raises(NoMatchingKeyError, match="no key was given"):
         list(read(sink, archive_id))

@@ -267,8 +267,8 @@ def test_the_wrong_key_is_an_error_that_names_both() -> None:
     other = Ktb1Codec(EncryptionKey.generate())
     with pytest.raises(NoMatchingKeyError) as caught:
         check(sink, archive_id, other)
-    assert str(SEALED.spec.key_id) in str(caught.value)
-    assert str(other.spec.key_id) in str(caught.value)
+    assert SEALED.spec.key_ids[0] in str(caught.value)
+    assert other.spec.key_ids[0] in str(caught.value)
     with pytest.raises(NoMatchingKeyError, match="no key was given"):
         check(sink, archive_id, None)
     assert check(sink, archive_id, None, level=VerifyLevel.PRESENCE).ok, "presence needs no key"

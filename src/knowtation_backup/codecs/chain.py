@@ -1,0 +1,109 @@
+"""
+Several codecs as one, and the codec that opens what a manifest describes.
+
+A chunk goes through a chain in one direction: compressed first, sealed last; opening is the same way backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..contracts import Codec, CompressionCodec, EncryptionCodec, ReadBlob
+from ..errors import ConfigurationError, NoMatchingKeyError, UnsupportedFormatError
+from ..model.manifest import CodecSpec
+from .compression import compression_for
+
+__all__ = ["CodecChain", "opener"]
+
+
+class CodecChain(Codec):
+    """
+    Applies *codecs* in order when sealing, and in reverse when opening.
+
+    Raises:
+        ConfigurationError: Compression after encryption, which could only waste time: sealed bytes do not compress.
+    """
+
+    def __init__(self, *codecs: Codec) -> None:
+        self.codecs: tuple[Codec, ...] = tuple(_flat(codecs))
+        sealed = False
+        for codec in self.codecs:
+            if sealed and isinstance(codec, CompressionCodec):
+                message = f"{codec.specs[0].name} comes after encryption in this chain"
+                raise ConfigurationError(message, kind="bad_codec_order", hint="compress first, encrypt last")
+            sealed |= isinstance(codec, EncryptionCodec)
+        self.suffix = "".join(codec.suffix for codec in self.codecs)
+
+    def __repr__(self) -> str:
+        """Return the codecs' own descriptions."""
+        return f"CodecChain({', '.join(map(repr, self.codecs))})"
+
+    @property
+    def specs(self) -> tuple[CodecSpec, ...]:
+        """Those of the codecs, in order."""
+        return tuple(spec for codec in self.codecs for spec in codec.specs)
+
+    def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Send the chunks through every codec."""
+        stream: Iterator[bytes] = iter(chunks)
+        for codec in self.codecs:
+            stream = codec.seal(stream)
+        return stream
+
+    def open(self, read: ReadBlob) -> Iterator[bytes]:
+        """Send the stored bytes back through every codec."""
+        for codec in reversed(self.codecs):
+            read = _opened(codec, read)
+        return read()
+
+
+def _opened(codec: Codec, read: ReadBlob) -> ReadBlob:
+    return lambda: codec.open(read)
+
+
+def _flat(codecs: Iterable[Codec]) -> Iterator[Codec]:
+    for codec in codecs:
+        if isinstance(codec, CodecChain):
+            yield from codec.codecs
+        else:
+            yield codec
+
+
+def opener(specs: Sequence[CodecSpec], keys: Codec | None, *, what: str) -> Codec | None:
+    """
+    Return the codec that undoes *specs*, `None` when there is nothing to undo.
+
+    Args:
+        specs: What the bytes went through, in order.
+        keys: Whose encryption codecs hold keys; what else it does is of no importance. `None` for no keys.
+        what: What is to be opened, for messages.
+
+    Raises:
+        NoMatchingKeyError: Sealed with a key that is not among *keys*.
+        UnsupportedFormatError: A transform this release does not know, or that none of *keys* undoes.
+        ConfigurationError: A package that the compression needs is not installed.
+    """
+    if not specs:
+        return None
+    holders = [codec for codec in _flat([keys] if keys else []) if isinstance(codec, EncryptionCodec)]
+    codecs = [compression_for(spec.name) or _decryption(spec, holders, what) for spec in specs]
+    return codecs[0] if len(codecs) == 1 else CodecChain(*codecs)
+
+
+def _decryption(spec: CodecSpec, holders: Sequence[EncryptionCodec], what: str) -> EncryptionCodec:
+    found = next((codec for holder in holders if (codec := holder.for_spec(spec)) is not None), None)
+    if found is not None:
+        return found
+    wanted = ", ".join(spec.key_ids) or "unnamed"
+    if not holders:
+        message = f"{what} is sealed ({spec.name}, key {wanted}) and no key was given"
+        raise NoMatchingKeyError(message, hint="pass the codec with its key", wanted=spec.key_ids)
+    same_format = [holder for holder in holders if holder.spec.name == spec.name]
+    if not same_format:
+        names = ", ".join(holder.spec.name for holder in holders)
+        raise UnsupportedFormatError(
+            f"{what} is sealed with {spec.name}; the codec given is {names}", kind="other_codec"
+        )
+    given = tuple(key_id for holder in same_format for key_id in holder.spec.key_ids)
+    message = f"{what} is sealed with key {wanted}; the key given is {', '.join(given)}"
+    raise NoMatchingKeyError(message, hint="use the other key", wanted=spec.key_ids, given=given)

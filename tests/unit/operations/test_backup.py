@@ -169,7 +169,7 @@ def test_a_foreign_writer_between_reserving_and_publishing_wins_and_the_error_sa
 
 
 def test_when_every_number_is_taken_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("knowtation_backup.operations.backup._MAX_NUMBER", 2)
+    monkeypatch.setattr("knowtation_backup.operations.writing._MAX_NUMBER", 2)
     sink = MemorySink()
     for _ in range(3):
         backup(SOURCE, sink, clock=clock)

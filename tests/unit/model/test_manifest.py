@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowtation_backup.errors import BackupError, ManifestError, UnsupportedFormatError
+from knowtation_backup.errors import ConfigurationError, ManifestError, UnsupportedFormatError
 from knowtation_backup.model.blobs import BlobRef
-from knowtation_backup.model.manifest import CodecSpec, Manifest, manifest_key, side_key
+from knowtation_backup.model.manifest import (
+    CodecSpec,
+    Manifest,
+    archive_of,
+    check_tags,
+    manifest_key,
+    side_key,
+)
 
 MOMENT = dt.datetime(2026, 4, 8, 15, 30, 22, 123_000, tzinfo=dt.UTC)
 MANIFEST = Manifest(
@@ -97,3 +104,30 @@ def test_a_cut_manifest_is_a_manifest_error(cut: int) -> None:
 def test_side_files_lie_where_no_existing_glob_finds_them() -> None:
     assert manifest_key("operator-full-export-x.json") == "side/operator-full-export-x.json/manifest.json"
     assert side_key("a", "details.json") == "side/a/details.json"
+
+
+def test_a_manifest_written_before_a_codec_could_have_several_keys_reads_the_same() -> None:
+    value = json.loads(MANIFEST.to_bytes())
+    value["codecs"] = [{"name": "ktb1", "key_id": "0123"}, {"name": "zstd", "key_id": None}]
+    del value["tags"]
+    read = Manifest.from_bytes(json.dumps(value).encode())
+    assert read.codecs == (CodecSpec(name="ktb1", key_ids=("0123",)), CodecSpec(name="zstd"))
+    assert read.tags == ()
+
+
+def test_tags_are_sorted_once_and_checked() -> None:
+    assert check_tags(["pre-upgrade", "a", "a"]) == ("a", "pre-upgrade")
+    for bad in ("", "a b", "ä", "x" * 65, "a/b"):
+        with pytest.raises(ConfigurationError):
+            check_tags([bad])
+    value = json.loads(MANIFEST.to_bytes()) | {"tags": ["a b"]}
+    with pytest.raises(ManifestError):
+        Manifest.from_bytes(json.dumps(value).encode())
+
+
+def test_every_blob_of_an_archive_is_known_to_be_its_own_by_the_key() -> None:
+    artifact = "operator-full-export-20260408T153022Z.json.enc"
+    assert archive_of(artifact) == artifact
+    assert archive_of(side_key(artifact, "details.json")) == artifact
+    assert archive_of(side_key(artifact, "marks/x.json")) == artifact
+    assert archive_of(manifest_key(artifact)) == artifact

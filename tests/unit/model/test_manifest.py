@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowtation_backup.errors import ConfigurationError, ManifestError, UnsupportedFormatError
+from knowtation_backup.errors import BackupError, ConfigurationError, ManifestError, UnsupportedFormatError
 from knowtation_backup.model.blobs import BlobRef
 from knowtation_backup.model.manifest import (
     CodecSpec,

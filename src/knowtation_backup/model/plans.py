@@ -10,7 +10,7 @@ import attrs
 from .manifest import manifest_key
 from .marks import Standing
 
-__all__ = ["ArchiveInfo", "ArchiveState", "ForgetDecision", "ForgetPlan"]
+__all__ = ["ArchiveInfo", "ArchiveState", "ForgetAction", "ForgetDecision", "ForgetPlan"]
 
 
 class ArchiveState(enum.Enum):
@@ -74,11 +74,25 @@ class ArchiveInfo:
 
 @attrs.frozen(kw_only=True)
 class ForgetDecision:
-    """What happens to one archive, and the rule that decided."""
+    """What happens to one archive, and the rules that decided."""
 
     archive: ArchiveInfo
     keep: bool
     reason: str
+    """Every rule that keeps it, or why none does, for people."""
+    rules: tuple[str, ...] = ()
+    """Names of the rules that decided, for programs, such as ``daily``, ``pin`` or ``older_than``."""
+
+
+class ForgetAction(enum.Enum):
+    """
+    What applying a plan does to the archives it forgets.
+
+    ``trash`` notes that they are in the trash: nothing is removed, and it can be undone. ``delete`` removes them.
+    """
+
+    TRASH = "trash"
+    DELETE = "delete"
 
 
 @attrs.frozen(kw_only=True)
@@ -91,17 +105,40 @@ class ForgetPlan:
 
     made_at: dt.datetime
     decisions: tuple[ForgetDecision, ...]
+    action: ForgetAction = ForgetAction.TRASH
+    """What happens to those forgotten."""
+    last_too: bool = False
+    """Whether the last complete archive of a series may go: only when a person asked for just that."""
 
     @property
     def forgotten(self) -> tuple[ArchiveInfo, ...]:
-        """The archives to be removed."""
+        """The archives to be put into the trash or removed, see `action`."""
         return tuple(d.archive for d in self.decisions if not d.keep)
 
     @property
     def kept(self) -> tuple[ArchiveInfo, ...]:
-        """The archives that stay."""
-        return tuple(d.archive for d in self.decisions if d.keep)
+        """The archives that stay; those in the trash are not among them."""
+        return tuple(d.archive for d in self.decisions if d.keep and d.archive.standing.trashed_at is None)
+
+    @property
+    def trashed(self) -> tuple[ArchiveInfo, ...]:
+        """The archives that are in the trash already and stay there."""
+        return tuple(d.archive for d in self.decisions if d.keep and d.archive.standing.trashed_at is not None)
+
+    @property
+    def forgotten_bytes(self) -> int:
+        """Size of the archives to be forgotten; only deleting frees it."""
+        return sum(info.size_bytes for info in self.forgotten)
 
     def __str__(self) -> str:
-        """Return one line per archive with its reason."""
-        return "\n".join(f"{'keep' if d.keep else 'FORGET'} {d.archive.archive_id}: {d.reason}" for d in self.decisions)
+        """Return one line per archive with its reason, and one that says what applying would do."""
+        lines = [f"{self._verb(d)} {d.archive.archive_id}: {d.reason}" for d in self.decisions]
+        doing = "move to the trash" if self.action is ForgetAction.TRASH else "delete"
+        summary = f"applying would {doing} {len(self.forgotten)} archive(s), {self.forgotten_bytes:,} bytes"
+        resting = f", {len(self.trashed)} in the trash already" if self.trashed else ""
+        return "\n".join([*lines, f"{summary}; {len(self.kept)} kept{resting}"])
+
+    def _verb(self, decision: ForgetDecision) -> str:
+        if not decision.keep:
+            return self.action.name
+        return "keep" if decision.archive.standing.trashed_at is None else "in trash"

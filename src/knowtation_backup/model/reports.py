@@ -13,6 +13,7 @@ from .._checks import at_least
 from ..errors import BackupError, ConfigurationError, IntegrityError
 from .manifest import Manifest
 from .moments import iso_ms
+from .plans import ForgetAction
 
 __all__ = [
     "BackupReport",
@@ -199,11 +200,14 @@ class VerifyReport:
 
 @attrs.frozen(kw_only=True)
 class ForgetReport:
-    """What applying a forget plan removed."""
+    """What applying a forget plan did."""
 
     forgotten: tuple[str, ...]
-    """Ids of the archives that are gone, oldest first."""
+    """Ids of the archives that are gone, or in the trash now, oldest first."""
     freed_bytes: int
+    """What was removed; 0 when archives went to the trash."""
+    action: ForgetAction = ForgetAction.DELETE
+    """Whether they were removed or put into the trash."""
 
     @property
     def outcome(self) -> Outcome:
@@ -217,7 +221,10 @@ class ForgetReport:
 
     def __str__(self) -> str:
         """Return a few lines for people."""
-        lines = [f"forgot {len(self.forgotten)} archive(s), {self.freed_bytes} bytes"]
+        if self.action is ForgetAction.TRASH:
+            lines = [f"moved {len(self.forgotten)} archive(s) to the trash; nothing was removed"]
+        else:
+            lines = [f"forgot {len(self.forgotten)} archive(s), {self.freed_bytes} bytes"]
         return "\n".join(lines + [f"  {archive_id}" for archive_id in self.forgotten])
 
 

@@ -1,0 +1,266 @@
+"""
+Sign manifests and check their signatures: Ed25519 (RFC 8032), which ``openssl pkeyutl -rawin`` checks too.
+
+A signature says who wrote an archive; sealing does not, since anybody can seal to a public key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from .._engine.local_files import NewFile, open_directory, read_range, translate_os_error
+from ..errors import BackupError, ConfigurationError, SignatureError, UnsupportedFormatError
+from ..model.manifest import SIGNATURE_NAME
+from ..model.reports import Finding
+from ..model.signatures import (
+    ED25519,
+    SIGNATURE_CONTEXT,
+    Signature,
+    SignatureFile,
+    SignaturePolicy,
+    VerifyKey,
+)
+
+__all__ = ["SigningKey", "check_manifest", "sign_manifest", "signature_problem"]
+
+_SEED_BYTES: Final = 32
+_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_MAX_FILE_BYTES: Final = 16 << 10
+
+
+def _check_seed(_key: SigningKey, _field: attrs.Attribute[bytes], value: Any) -> None:
+    if not isinstance(value, bytes) or len(value) != _SEED_BYTES:
+        length = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
+        raise ConfigurationError(f"a signing key is {_SEED_BYTES} bytes, not {length}", kind="bad_signing_key")
+
+
+@attrs.frozen(kw_only=True)
+class SigningKey:
+    """An Ed25519 key that signs. The secret seed is in no ``repr``, error or log; compare keys by `key_id`."""
+
+    seed: bytes = attrs.field(repr=False, validator=_check_seed)
+
+    def __repr__(self) -> str:
+        """Return class and key id."""
+        return f"SigningKey(key_id={self.key_id!r})"
+
+    @property
+    def verify_key(self) -> VerifyKey:
+        """The public half: give it to those who read."""
+        return VerifyKey(raw=self._private().public_key().public_bytes_raw())
+
+    @property
+    def key_id(self) -> str:
+        """That of the public half."""
+        return self.verify_key.key_id
+
+    def _private(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64 bytes of the signature over *message*, always the same ones."""
+        return self._private().sign(message)
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Make a new random key. Keep ``key.seed.hex()`` somewhere the backups are not."""
+        return cls(seed=secrets.token_bytes(_SEED_BYTES))
+
+    @classmethod
+    def from_hex(cls, text: str) -> SigningKey:
+        """
+        Parse the 64 hexadecimal digits of a seed, as AgentVault's key files hold them; white space around is ignored.
+
+        Raises:
+            ConfigurationError: Anything else; the message names the length, never the content.
+        """
+        trimmed = text.strip()
+        if not _HEX.fullmatch(trimmed):
+            what = f"{len(trimmed)} characters" if len(trimmed) != 2 * _SEED_BYTES else "other characters among its 64"
+            message = f"a signing key is 64 hexadecimal digits or PEM; this text has {what}"
+            raise ConfigurationError(message, kind="bad_signing_key", hint="make one with SigningKey.generate()")
+        return cls(seed=bytes.fromhex(trimmed))
+
+    @classmethod
+    def from_pem(cls, text: str, *, password: str | None = None) -> SigningKey:
+        """
+        Parse a PEM private key, as ``openssl genpkey -algorithm ed25519`` writes it.
+
+        Args:
+            text: PKCS #8, plain or encrypted.
+            password: Of an encrypted one.
+
+        Raises:
+            ConfigurationError: Not such a key, of another algorithm, or another password.
+        """
+        try:
+            key = load_pem_private_key(text.encode(), None if password is None else password.encode())
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None  # the messages may quote what they could not read
+        if not isinstance(key, Ed25519PrivateKey):
+            message = "this is no PEM private key for Ed25519, or the password is not the right one"
+            hint = "make one with 'openssl genpkey -algorithm ed25519'"
+            raise ConfigurationError(message, kind="bad_signing_key", hint=hint)
+        return cls(seed=key.private_bytes_raw())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, password: str | None = None) -> SigningKey:
+        """
+        Read a key file: 64 hexadecimal digits, or PEM.
+
+        Raises:
+            ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
+            BlobNotFoundError: There is no such file.
+            SinkPermissionError: Reading is refused.
+        """
+        origin = Path(path).absolute()
+        try:
+            text = _read_private(origin)
+        except OSError as error:
+            if isinstance(error, BackupError):
+                raise
+            raise translate_os_error(error, f"reading {origin}") from error
+        if "-----BEGIN" in text:
+            return cls.from_pem(text, password=password)
+        return cls.from_hex(text)
+
+    @classmethod
+    def load_or_create(cls, path: str | os.PathLike[str]) -> SigningKey:
+        """
+        Read a key file, and make one with a new key first when there is none.
+
+        The new file holds 64 hexadecimal digits, has mode 0600 and appears complete or not at all; when two processes
+        make one at once, both return the same key.
+
+        Raises:
+            ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
+            SinkError: Reading or writing it failed.
+        """
+        goal = Path(path).absolute()
+        try:
+            if not goal.exists():
+                with contextlib.suppress(FileExistsError):
+                    _write_private(goal, cls.generate().seed.hex())
+        except OSError as error:
+            if isinstance(error, BackupError):
+                raise
+            raise translate_os_error(error, f"writing {goal}") from error
+        return cls.load(goal)
+
+
+def _read_private(path: Path) -> str:
+    # Not blocking: the path may name a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ConfigurationError(f"{path} is no regular file", kind="bad_signing_key")
+        if facts.st_mode & _OTHERS:
+            message = f"the key file {path} has mode {stat.S_IMODE(facts.st_mode):04o}: others may read or change it"
+            hint = "chmod 600; if others may have read it, make a new key"
+            raise ConfigurationError(message, kind="key_file_exposed", hint=hint)
+        data = b"".join(read_range(descriptor, 0, _MAX_FILE_BYTES))
+    finally:
+        os.close(descriptor)
+    return data.decode("ascii", "replace")
+
+
+def _write_private(goal: Path, text: str) -> None:
+    directory = open_directory(goal.parent, create=True)
+    try:
+        with NewFile(directory, goal.name) as file:
+            file.write(f"{text}\n".encode())
+            file.publish()
+    finally:
+        os.close(directory)
+
+
+def sign_manifest(manifest_bytes: bytes, keys: Iterable[SigningKey]) -> bytes:
+    """
+    Return the signature file for a manifest; the same bytes for the same manifest and keys.
+
+    Args:
+        manifest_bytes: Exactly as they will be stored.
+        keys: Each signs; one signature by a trusted key is enough for a reader, so several make it possible to change
+            keys.
+
+    Raises:
+        ConfigurationError: There is no key.
+    """
+    message = SIGNATURE_CONTEXT + manifest_bytes
+    by_public = {key.verify_key.raw: key for key in keys}
+    if not by_public:
+        raise ConfigurationError("there is no key to sign with", kind="no_signing_key")
+    signatures = tuple(
+        Signature(algorithm=ED25519, public_key=public, signature=key.sign(message))
+        for public, key in sorted(by_public.items())
+    )
+    return SignatureFile(signatures=signatures).to_bytes()
+
+
+def signature_problem(
+    manifest_bytes: bytes, signature_bytes: bytes | None, policy: SignaturePolicy
+) -> SignatureError | UnsupportedFormatError | None:
+    """
+    Return what is wrong with the signatures of a manifest under a policy, `None` when nothing is.
+
+    Args:
+        manifest_bytes: Exactly as they are stored.
+        signature_bytes: Content of the signature file; `None` when there is none.
+        policy: Whom to trust.
+    """
+    if signature_bytes is None:
+        if policy.for_unsigned == "allow":
+            return None
+        message = "the archive is not signed"
+        hint = "find out who wrote it; sign_archive signs archives that were written before there was a key"
+        return SignatureError(message, kind="unsigned", hint=hint)
+    try:
+        file = SignatureFile.from_bytes(signature_bytes)
+    except (SignatureError, UnsupportedFormatError) as error:
+        return error
+    signers: list[bytes] = []
+    for item in file.signatures:
+        if item.algorithm != ED25519:
+            continue  # of a newer release, beside one that this release can check, or not
+        if not _fits(item, SIGNATURE_CONTEXT + manifest_bytes):
+            message = f"the signature by {item.public_key.hex()[:80]} does not fit the manifest"
+            hint = "manifest or signature were changed; use another copy of the archive"
+            return SignatureError(message, kind="bad_signature", hint=hint, public_key=item.public_key.hex()[:80])
+        signers.append(item.public_key)
+    if policy.trusted and not {key.raw for key in policy.trusted} & set(signers):
+        listed = ", ".join(signer.hex() for signer in signers[:3]) or "nobody with an algorithm known here"
+        message = f"the archive is signed by {listed}, and none of the {len(policy.trusted)} trusted keys"
+        hint = "find out who wrote it; if it is one of yours, add the key to the trusted ones"
+        return SignatureError(message, kind="unknown_signer", hint=hint)
+    return None
+
+
+def check_manifest(
+    manifest_bytes: bytes, signature_bytes: bytes | None, policy: SignaturePolicy, *, where: str = SIGNATURE_NAME
+) -> list[Finding]:
+    """Return `signature_problem` as findings: ``unsigned``, ``bad_signature``, ``unknown_signer``, or none."""
+    problem = signature_problem(manifest_bytes, signature_bytes, policy)
+    return [] if problem is None else [Finding(code=problem.kind, where=where, message=str(problem))]
+
+
+def _fits(item: Signature, message: bytes) -> bool:
+    try:
+        key = VerifyKey(raw=item.public_key)
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(item.signature, message)
+    except (ConfigurationError, InvalidSignature, ValueError):
+        return False
+    return True

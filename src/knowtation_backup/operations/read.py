@@ -21,26 +21,52 @@ from ..errors import (
 from ..model.blobs import BlobRef
 from ..model.details import ArchiveDetails
 from ..model.manifest import DETAILS_NAME, SIDE_PREFIX, Manifest, manifest_key, side_key
+from ..model.signatures import SignaturePolicy
 from .metering import Meter
+from .signatures import require_signatures
 
-__all__ = ["MAX_DETAILS_BYTES", "codec_for", "open_blob", "read", "read_details", "read_manifest", "read_side_file"]
+__all__ = [
+    "MAX_DETAILS_BYTES",
+    "codec_for",
+    "open_blob",
+    "parse_manifest",
+    "read",
+    "read_details",
+    "read_manifest",
+    "read_manifest_bytes",
+    "read_side_file",
+]
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DETAILS_BYTES = 512 << 20
 
 
-def read_manifest(sink: ArchiveSink, archive_id: str) -> Manifest:
+def read_manifest(sink: ArchiveSink, archive_id: str, policy: SignaturePolicy | None = None) -> Manifest:
     """
     Return the manifest of an archive.
 
+    Args:
+        sink: Where the archive is.
+        archive_id: As `list_archives` names it.
+        policy: Whose archives are read; `None` does not look at signatures.
+
     Raises:
         BlobNotFoundError: There is no such archive, or it was never finished.
+        SignatureError: The policy refuses it: ``unsigned``, ``unknown_signer``, ``bad_signature``.
         ManifestError: The manifest is damaged or belongs to another archive.
         UnsupportedFormatError: A newer release wrote it.
         SinkUnavailableError: The store could not be reached.
     """
+    data = read_manifest_bytes(sink, archive_id)
+    if policy is not None:
+        require_signatures(sink, archive_id, data, policy)
+    return parse_manifest(archive_id, data)
+
+
+def read_manifest_bytes(sink: ArchiveSink, archive_id: str) -> bytes:
+    """Return the manifest as it is stored, for `parse_manifest`; raises like `read_manifest`."""
     try:
-        data = sink.read_all(manifest_key(archive_id), limit_bytes=MAX_MANIFEST_BYTES)
+        return sink.read_all(manifest_key(archive_id), limit_bytes=MAX_MANIFEST_BYTES)
     except BlobNotFoundError as error:
         message = f"there is no finished archive {archive_id} in {sink.location}"
         raise BlobNotFoundError(message, hint="list the archives", archive_id=archive_id) from error
@@ -48,6 +74,10 @@ def read_manifest(sink: ArchiveSink, archive_id: str) -> Manifest:
         if error.kind != "blob_too_large":
             raise
         raise ManifestError(f"the manifest of {archive_id} is too large to be one", archive_id=archive_id) from error
+
+
+def parse_manifest(archive_id: str, data: bytes) -> Manifest:
+    """Return the manifest that was read for an archive, if it speaks of that one; raises like `read_manifest`."""
     manifest = Manifest.from_bytes(data)
     if manifest.archive_id != archive_id or not all(
         ref.key.startswith(f"{SIDE_PREFIX}{archive_id}/") for ref in manifest.side
@@ -173,7 +203,9 @@ def _mismatch(ref: BlobRef, read: Meter) -> IntegrityError | None:
     return None
 
 
-def read(sink: ArchiveSink, archive_id: str, codec: Codec | None = None) -> Iterator[bytes]:
+def read(
+    sink: ArchiveSink, archive_id: str, codec: Codec | None = None, *, policy: SignaturePolicy | None = None
+) -> Iterator[bytes]:
     """
     Yield the payload of an archive: plaintext that was checked before the first byte.
 
@@ -183,14 +215,16 @@ def read(sink: ArchiveSink, archive_id: str, codec: Codec | None = None) -> Iter
         sink: Where the archive is.
         archive_id: As `list_archives` names it.
         codec: Opens sealed archives.
+        policy: Whose archives are read; `None` does not look at signatures.
 
     Raises:
         BlobNotFoundError: There is no such archive, or its artifact is gone.
+        SignatureError: The policy refuses it.
         IntegrityError: Stored bytes are not those that were written.
         DecryptionError: The key does not fit, or the sealed bytes were changed.
         SinkUnavailableError: The store could not be reached.
     """
-    manifest = read_manifest(sink, archive_id)
+    manifest = read_manifest(sink, archive_id, policy)
     yield from open_blob(sink, manifest.artifact, codec_for(manifest, codec))
 
 

@@ -8,6 +8,9 @@ alone tells most of it::
     side/<artifact>/marks/<YYYYMMDDTHHMMSSmmmZ>-<verb>-<8 hexadecimal digits>.json
 
 Marks are not part of what a manifest vouches for: whoever may create blobs can add one.
+
+The key of a mark holds even when its content is damaged, on the safe side: such a pin has no end, such a quarantine is
+one, and `Standing.damaged` names it. Verbs that this release does not know are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from .json_input import check_nesting, typed
 from .manifest import side_key
 from .moments import iso_ms, parse_iso
 
-__all__ = ["MARKS_FOLDER", "MAX_MARK_BYTES", "Mark", "MarkName", "MarkVerb", "Standing"]
+__all__ = ["MARKS_FOLDER", "MAX_MARK_BYTES", "Mark", "MarkName", "MarkVerb", "Standing", "is_whole"]
 
 MARKS_FOLDER = "marks"
 MAX_MARK_BYTES = 64 << 10
@@ -43,9 +46,12 @@ class MarkVerb(enum.Enum):
     What a mark says happened, and the ``values`` it carries.
 
     ``pinned`` (``until``: ISO-ms or null) and ``unpinned``; ``tagged`` and ``untagged`` (``tags``: list); ``noted``
-    (``notes``: object of texts, a null removes); ``verified`` and ``failed`` (``level``, ``part`` and ``of`` of a
-    sample or null, ``findings``: list of codes); ``quarantined`` (``reason``) and ``released``; ``trashed``
-    (``reason``) and ``undeleted``.
+    (``notes``: object of texts, a null removes); ``verified``, ``checked`` and ``failed`` (``level``, ``part`` and
+    ``of`` of a sample or null, ``findings``: list of codes); ``quarantined`` (``reason``) and ``released``;
+    ``trashed`` (``reason``) and ``undeleted``.
+
+    ``verified`` is for the whole content only; what proved good at a lower level or in a sample is ``checked``. So the
+    key alone tells whether an archive counts as verified.
     """
 
     PINNED = "pinned"
@@ -54,6 +60,7 @@ class MarkVerb(enum.Enum):
     UNTAGGED = "untagged"
     NOTED = "noted"
     VERIFIED = "verified"
+    CHECKED = "checked"
     FAILED = "failed"
     QUARANTINED = "quarantined"
     RELEASED = "released"
@@ -105,9 +112,16 @@ class Mark:
 
     name: MarkName
     values: Mapping[str, Any] = attrs.field(factory=dict)
+    damage: str = ""
+    """Why the values could not be read; empty when they could."""
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON: sorted keys, no white space, UTF-8, a final newline."""
+        """
+        Return canonical JSON: sorted keys, no white space, UTF-8, a final newline.
+
+        Raises:
+            ConfigurationError: The values are no JSON, or too large.
+        """
         value = {
             "format": MARK_FORMAT,
             "format_version": MARK_VERSION,
@@ -116,7 +130,16 @@ class Mark:
             "verb": self.name.verb.value,
             "values": dict(self.values),
         }
-        return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+        try:
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            data = (text + "\n").encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            message = f"the values of a mark are no JSON: {type(error).__name__}"
+            raise ConfigurationError(message, kind="bad_mark", hint="pass texts, numbers, lists and objects") from error
+        if len(data) > MAX_MARK_BYTES:
+            message = f"a mark of {len(data)} bytes is larger than the {MAX_MARK_BYTES} allowed"
+            raise ConfigurationError(message, kind="bad_mark", hint="note less")
+        return data
 
     @classmethod
     def from_bytes(cls, name: MarkName, data: bytes) -> Mark:
@@ -168,6 +191,8 @@ class Standing:
     """Tags given since; those of the backup itself are in the manifest."""
     removed_tags: tuple[str, ...] = ()
     notes: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
+    damaged: tuple[str, ...] = attrs.field(default=(), repr=False)
+    """Keys of marks whose content could not be read; of those, only what the key says is taken into account."""
 
     def is_pinned(self, now: dt.datetime) -> bool:
         """Whether a pin holds at *now*."""
@@ -181,13 +206,18 @@ class Standing:
             standing = standing.after(mark)
         return standing
 
-    def after(self, mark: Mark) -> Standing:  # noqa: C901, PLR0911 - one line per verb
+    def after(self, mark: Mark) -> Standing:
         """Return the standing once *mark* was made; values of the wrong type are as good as absent."""
+        standing = self._after(mark)
+        return attrs.evolve(standing, damaged=(*self.damaged, mark.name.key)) if mark.damage else standing
+
+    def _after(self, mark: Mark) -> Standing:  # noqa: C901, PLR0911 - one line per verb
         values, moment = mark.values, mark.name.made_at
         match mark.name.verb:
             case MarkVerb.VERIFIED:
-                whole = values.get("level") == "content" and values.get("of") is None
-                return attrs.evolve(self, verified_at=moment, failed_at=None) if whole else self
+                return attrs.evolve(self, verified_at=moment, failed_at=None) if is_whole(values) else self
+            case MarkVerb.CHECKED:
+                return self
             case MarkVerb.FAILED:
                 return attrs.evolve(self, verified_at=None, failed_at=moment)
             case MarkVerb.PINNED:
@@ -212,6 +242,11 @@ class Standing:
                 return attrs.evolve(self, trashed_at=moment)
             case MarkVerb.UNDELETED:
                 return attrs.evolve(self, trashed_at=None)
+
+
+def is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether the values of a verification speak of the whole content; those that were not read contradict nothing."""
+    return values.get("level", "content") == "content" and values.get("of") is None
 
 
 def _moment(value: Any) -> dt.datetime | None:

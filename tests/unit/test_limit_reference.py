@@ -11,9 +11,9 @@ from knowtation_backup.exports import attestations, book, names, options, reader
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
 from knowtation_backup.ic import query
-from knowtation_backup.operations import backup, catalog
+from knowtation_backup.operations import catalog, writing
 from knowtation_backup.operations import read as reading
-from knowtation_backup.retention import keep
+from knowtation_backup.retention import common as retention
 from knowtation_backup.sandbox import request_log
 from knowtation_backup.sandbox.execution import ic0_messages, stable, wasm_module
 from knowtation_backup.sandbox.execution import message as execution
@@ -43,13 +43,13 @@ INSTRUCTIONS = execution.InstructionLimits()
         (unwrap._ZSTD_WINDOW_BYTES, 128 * MIB, "| zstd window | 128 MiB |"),
         (reader._MAX_FINDINGS, 1_000, "| findings of a reader | 1,000 |"),
         (ktb1.MAX_PLAINTEXT_BYTES, (64 << 30) - 32, "| one KTB1 file | 64 GiB "),
-        (backup._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),
+        (writing._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),
         (reading.MAX_MANIFEST_BYTES, 4 * MIB, "| manifest | 4 MiB |"),
         (reading.MAX_DETAILS_BYTES, 512 * MIB, "| details | 512 MiB;"),
         (catalog._MAX_STARTED_BYTES, 64 << 10, "| 64 KiB |"),
         ((names._SEGMENT_BYTES, names._PATH_BYTES, names._SEGMENTS), (120, 360, 24), "360 bytes per path, 24 segments"),
-        (keep._UNFINISHED_GRACE.days, 1, "unfinished archives may go | 1 day |"),
-        (keep._FUTURE.days, 1, "dated in the future | 1 day |"),
+        (retention.UNFINISHED_GRACE.days, 1, "unfinished archives may go | 1 day |"),
+        (retention.MAX_AHEAD.days, 1, "dated in the future | 1 day |"),
         ((INSTRUCTIONS.update, INSTRUCTIONS.query), (40 * 10**9, 5 * 10**9), "40 billion per update, 5 billion per"),
         (
             (INSTRUCTIONS.install, INSTRUCTIONS.inspect),

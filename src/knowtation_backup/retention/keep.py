@@ -15,11 +15,9 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..model.plans import ArchiveInfo, ArchiveState, ForgetDecision, ForgetPlan
+from .common import condition, counts, judge_unfinished, newest_first, pin, untouchable
 
 __all__ = ["KeepLast"]
-
-_FUTURE = dt.timedelta(days=1)
-_UNFINISHED_GRACE = dt.timedelta(days=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -27,16 +25,30 @@ class KeepLast:
     """
     Keep the newest *limit* complete archives of every series; 0 keeps everything.
 
-    Unfinished archives go once they are older than a day, so that none still being written is touched, and a newer
-    complete one exists. Files of other tools always stay. Pure: the same archives and moment give the same plan.
+    Pinned and quarantined archives stay. Unfinished archives go once they are older than a day, so that none still
+    being written is touched, and a newer complete one exists. Files of other tools always stay. Pure: the same
+    archives and moment give the same plan.
     """
 
     limit: int = attrs.field(default=7)
+    series: str | None = None
+    """The one series this is about; everything else stays. `None` for all."""
 
     @limit.validator
     def _check_limit(self, _field: attrs.Attribute[int], value: int) -> None:
         if value < 0:
             raise ConfigurationError(f"cannot keep {value} archives", kind="bad_limit", hint="0 keeps everything")
+
+    @classmethod
+    def km(cls, limit: int = 7) -> KeepLast:
+        """
+        Return the rule of the Duskmantle gateway for its state archives (``KM_BACKUP_RETENTION_LIMIT``).
+
+        Only files it manages count and go (``km-backup-*.tgz`` and ``.tar.gz``), ordered by the stamp in their name,
+        else by modification time; empty ones never count. As there, a limit below 0 is 0 and keeps everything. The
+        gateway has no trash: plan with a grace of 0 to remove at once.
+        """
+        return cls(limit=max(limit, 0), series="km-backup")
 
     def plan(self, archives: Sequence[ArchiveInfo], *, now: dt.datetime) -> ForgetPlan:
         """
@@ -46,41 +58,38 @@ class KeepLast:
             ConfigurationError: A managed archive is dated more than a day after *now*: a wrong clock, here or where it
                 was written, would make retention remove the wrong ones.
         """
-        newest_first = sorted(archives, key=lambda info: info.age_key, reverse=True)
-        for info in newest_first:
-            if info.managed and info.taken_at - now > _FUTURE:
-                message = (
-                    f"archive {info.archive_id} is dated {info.taken_at:%Y-%m-%d %H:%M}Z, now is {now:%Y-%m-%d %H:%M}Z"
-                )
-                hint = "correct the clock, or remove that archive by hand if its date is wrong"
-                raise ConfigurationError(message, kind="archive_from_the_future", hint=hint, archive_id=info.archive_id)
-        complete: defaultdict[str, int] = defaultdict(int)
+        newer: defaultdict[str, int] = defaultdict(int)
         decisions: list[ForgetDecision] = []
-        for info in newest_first:
-            newer = complete[info.series]
-            keep, reason = self._decide(info, newer, now)
-            decisions.append(ForgetDecision(archive=info, keep=keep, reason=reason))
-            if info.managed and info.state is ArchiveState.COMPLETE:
-                complete[info.series] += 1
+        for info in newest_first(archives, now=now):
+            decisions.append(untouchable(info) or self._decide(info, newer[info.series], now))
+            if counts(info):
+                newer[info.series] += 1
         return ForgetPlan(made_at=now, decisions=tuple(decisions))
 
-    def _decide(self, info: ArchiveInfo, newer: int, now: dt.datetime) -> tuple[bool, str]:
-        state = info.state.value
-        if not info.managed:
-            decision = True, "of another tool: never removed"
-        elif self.limit == 0:
-            decision = True, f"{state}: everything is kept"
-        elif info.state is ArchiveState.UNFINISHED:
-            if now - info.taken_at <= _UNFINISHED_GRACE:
-                decision = True, "unfinished, but not a day old: it may still be written"
-            elif newer:
-                decision = False, "unfinished, and a newer complete archive exists"
-            else:
-                decision = True, "unfinished: no newer complete archive exists"
-        elif newer >= self.limit:
-            decision = False, f"{state}: {newer} newer complete archives exist, {self.limit} are kept"
-        elif info.state is ArchiveState.COMPLETE:
-            decision = True, f"complete: number {newer + 1} of the {self.limit} kept"
+    def _decide(self, info: ArchiveInfo, newer: int, now: dt.datetime) -> ForgetDecision:
+        pinned = pin(info, now=now)
+        if info.standing.quarantined:
+            keep, rule, reason = True, "quarantine", f"{condition(info)}: quarantined, kept until it is released"
         else:
-            decision = True, f"{state}, never counted: only {newer} newer complete archives exist"
+            keep, rule, reason = self._count(info, newer, now)
+        if pinned:
+            reason = f"{pinned}; {reason}" if keep else f"{condition(info)}: {pinned}"
+            return ForgetDecision(archive=info, keep=True, reason=reason, rules=("pin", rule) if keep else ("pin",))
+        return ForgetDecision(archive=info, keep=keep, reason=reason, rules=(rule,))
+
+    def _count(self, info: ArchiveInfo, newer: int, now: dt.datetime) -> tuple[bool, str, str]:
+        """Return whether an archive stays, the rule, and the reason, pins aside."""
+        state = condition(info)
+        if self.series not in {None, info.series}:
+            decision = True, "series", f"of series {info.series}: this rule is for {self.series} only"
+        elif self.limit == 0:
+            decision = True, "everything", f"{info.state.value}: everything is kept"
+        elif info.state is ArchiveState.UNFINISHED:
+            decision = judge_unfinished(info, newer, now)
+        elif newer >= self.limit:
+            decision = False, "last", f"{state}: {newer} newer complete archives exist, {self.limit} are kept"
+        elif counts(info):
+            decision = True, "last", f"complete: number {newer + 1} of the {self.limit} kept"
+        else:
+            decision = True, "last", f"{state}: only {newer} newer complete archives exist"
         return decision

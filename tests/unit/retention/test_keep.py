@@ -97,9 +97,9 @@ def test_every_decision_has_its_reason() -> None:
     reasons = [decision.reason for decision in plan.decisions]
     assert reasons == [
         "complete: number 1 of the 1 kept",
-        "incomplete: 1 newer complete archives exist, 1 are kept",
+        "incomplete, never counted: 1 newer complete archives exist, 1 are kept",
         "complete: 1 newer complete archives exist, 1 are kept",
-        "damaged: 2 newer complete archives exist, 1 are kept",
+        "damaged, never counted: 2 newer complete archives exist, 1 are kept",
         "complete: 2 newer complete archives exist, 1 are kept",
         "unfinished, and a newer complete archive exists",
         "of another tool: never removed",

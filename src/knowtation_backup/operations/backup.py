@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import enum
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import attrs
 
+from ..codecs.signing import SigningKey
 from ..contracts import ArchiveSink, BackupSource, Capture, Clock, Codec, Observer, ignore_events, utc_now
-from ..errors import BackupError, InternalError
+from ..errors import BackupError, InternalError, SinkError
 from ..model.details import ArchiveDetails
 from ..model.manifest import (
     DETAILS_NAME,
@@ -25,7 +27,9 @@ from ..model.manifest import (
     check_tags,
     side_key,
 )
-from ..model.reports import BackupReport, CaptureResult
+from ..model.marks import MarkVerb
+from ..model.reports import BackupReport, CaptureResult, Finding, VerifyLevel
+from .marks import put_mark
 from .writing import ArchiveWriter, generator
 
 __all__ = ["BackupOptions", "ReadBack", "backup"]
@@ -36,7 +40,7 @@ class ReadBack(enum.Enum):
     What is looked at again after writing, before the manifest makes an archive of it.
 
     ``sizes``: every blob is there with its size. ``content``: every blob is read, hashed and opened, which needs the
-    keys to open what was sealed.
+    keys to open what was sealed; the archive then counts as verified.
     """
 
     SIZES = "sizes"
@@ -58,6 +62,7 @@ def backup(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     codec: Codec | None = None,
     *,
     options: BackupOptions | None = None,
+    signing_keys: Iterable[SigningKey] = (),
     observer: Observer = ignore_events,
     clock: Clock = utc_now,
 ) -> BackupReport:
@@ -71,6 +76,7 @@ def backup(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         sink: Where to store; needs the rights to list, read and create.
         codec: What payload, details and raw replies go through; `None` stores them as they are.
         options: `None` means the defaults.
+        signing_keys: Who signs the manifest; nobody by default.
         observer: Told what happens.
         clock: Dates the archive.
 
@@ -83,7 +89,7 @@ def backup(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     options = options or BackupOptions()
     capture = source.capture(taken_at=clock(), observer=observer)
     suffix = codec.suffix if codec else ""
-    writer = ArchiveWriter(sink=sink, codec=codec, observer=observer)
+    writer = ArchiveWriter(sink=sink, codec=codec, signing_keys=tuple(signing_keys), observer=observer)
     archive_id = writer.reserve(
         name=capture.name,
         suffix=capture.suffix + suffix,
@@ -150,14 +156,28 @@ def _write(  # noqa: PLR0913, PLR0917 - one call, to keep `backup` readable
         generator=generator(),
     )
     writer.finish(manifest)
+    warnings = result.warnings
+    if options.read_back is ReadBack.CONTENT:
+        warnings += _record(writer.sink, archive_id, clock)
     return BackupReport(
         manifest=manifest,
         payload_bytes=artifact.plain_bytes,
         payload_sha256=artifact.plain_sha256,
         duration_seconds=time.monotonic() - started,
-        warnings=result.warnings,
+        warnings=warnings,
         targets=writer.sink.target_results(archive_id),
     )
+
+
+def _record(sink: ArchiveSink, archive_id: str, clock: Clock) -> tuple[Finding, ...]:
+    """Note that the whole content proved good; there is an archive by now, so failing to is a warning."""
+    values: dict[str, Any] = {"level": VerifyLevel.CONTENT.value, "part": None, "of": None, "findings": []}
+    try:
+        put_mark(sink, archive_id, MarkVerb.VERIFIED, values, clock=clock)
+    except SinkError as error:
+        message = f"the archive was read back whole, but that could not be noted: {error}"
+        return (Finding(code="not_recorded", where=archive_id, message=message),)
+    return ()
 
 
 def _check_side_names(result: CaptureResult) -> None:

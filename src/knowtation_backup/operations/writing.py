@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from ..codecs.signing import SigningKey
 from ..contracts import ArchiveSink, Codec, Observer, ignore_events
 from ..errors import (
     BlobExistsError,
@@ -31,6 +32,7 @@ from ..model.moments import iso_ms
 from .metering import Meter
 from .naming import ArtifactName
 from .read import open_blob
+from .signatures import put_signatures
 
 __all__ = ["ArchiveWriter", "Written", "generator", "same_plain"]
 
@@ -54,6 +56,8 @@ class ArchiveWriter:
     sink: ArchiveSink
     codec: Codec | None = None
     """What `put` sends blobs through."""
+    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), repr=False)
+    """Who signs manifests."""
     observer: Observer = attrs.field(default=ignore_events, repr=False)
 
     def tell(self, name: str, **fields: object) -> None:
@@ -147,13 +151,15 @@ class ArchiveWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """
-        Publish the manifest: from now on there is an archive.
+        Publish the signatures, if any, and then the manifest: from now on there is an archive.
 
         Raises:
             TruncatedError: It was not stored whole.
             SinkError: Storing failed.
         """
         data = manifest.to_bytes()
+        if self.signing_keys:
+            put_signatures(self.sink, manifest.archive_id, data, self.signing_keys)
         if self.sink.put(manifest_key(manifest.archive_id), [data]).size_bytes != len(data):
             message = f"the manifest of {manifest.archive_id} was not stored whole"
             raise TruncatedError(message, archive_id=manifest.archive_id)

@@ -172,8 +172,9 @@ class SignatureFile:
             value = json.loads(data)
             if value["format"] != SIGNATURE_FORMAT:
                 raise _damaged(f"its format is {value['format']!r:.80}")
-            if value["format_version"] != SIGNATURE_VERSION:
-                message = f"the signatures have format version {value['format_version']!r:.20}; this release reads 1"
+            version = typed(value["format_version"], int)
+            if version != SIGNATURE_VERSION:
+                message = f"the signatures have format version {version}; this release reads 1"
                 raise UnsupportedFormatError(message, hint="use a newer release of knowtation-backup")
             if _canonical(value) != data:
                 raise _damaged("it is not in canonical form")
@@ -207,7 +208,7 @@ def _damaged(reason: str) -> SignatureError:
     return SignatureError(f"the signature file cannot be read: {reason}", kind="bad_signature", hint=hint)
 
 
-def _keys(trusted: Iterable[VerifyKey | str]) -> tuple[VerifyKey, ...]:
+def _keys(trusted: Iterable[VerifyKey | str] | VerifyKey) -> tuple[VerifyKey, ...]:
     if isinstance(trusted, str | VerifyKey):
         trusted = (trusted,)
     return tuple(key if isinstance(key, VerifyKey) else VerifyKey.from_text(key) for key in trusted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import hashlib
 
 import attrs
 
@@ -47,13 +48,18 @@ class ArchiveInfo:
     """Of archives that bear the same stamp, the larger is the newer."""
 
     kind: str = ""
-    """Kind of the payload; empty when no readable manifest says it."""
+    """Kind of the payload as the manifest says, else as the name lets expect; empty when neither says it."""
     source_id: str = ""
-    """What was read; empty when no readable manifest says it."""
+    """What was read; empty when neither manifest nor marker says it."""
     backup_tags: tuple[str, ...] = attrs.field(default=(), repr=False)
     """Tags the manifest holds."""
     standing: Standing = Standing()  # noqa: RUF009 - frozen, so sharing it is safe
     """What was noted since: verification, pins, tags, quarantine, trash."""
+
+    @property
+    def short_id(self) -> str:
+        """8 hexadecimal digits that follow from the id alone, to type instead of it."""
+        return hashlib.sha256(self.archive_id.encode()).hexdigest()[:8]
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -70,6 +76,28 @@ class ArchiveInfo:
     def has_manifest(self) -> bool:
         """Whether a manifest of ours is there, readable or not; archives of other tools have none."""
         return manifest_key(self.archive_id) in self.keys
+
+    def __str__(self) -> str:
+        """Return one line of a table: state, short id, moment, size, id, and what holds of it now."""
+        moment = f"{self.taken_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}Z"
+        line = f"{self.state.value:10}  {self.short_id}  {moment}  {_size(self.size_bytes):>9}  {self.archive_id}"
+        return f"{line}  {', '.join(self._remarks)}".rstrip()
+
+    @property
+    def _remarks(self) -> tuple[str, ...]:
+        standing = self.standing
+        until = f" until {standing.pinned_until:%Y-%m-%d}" if standing.pinned_until else ""
+        remarks = {
+            "not managed": not self.managed,
+            f"verified {standing.verified_at:%Y-%m-%d}" if standing.verified_at else "": True,
+            f"FAILED verification {standing.failed_at:%Y-%m-%d}" if standing.failed_at else "": True,
+            f"pinned{until}": standing.pinned,
+            "quarantined": standing.quarantined,
+            f"in trash since {standing.trashed_at:%Y-%m-%d}" if standing.trashed_at else "": True,
+            f"tags {' '.join(self.tags)}": bool(self.tags),
+            f"{len(standing.damaged)} damaged mark(s)": bool(standing.damaged),
+        }
+        return tuple(text for text, holds in remarks.items() if text and holds)
 
 
 @attrs.frozen(kw_only=True)
@@ -142,3 +170,13 @@ class ForgetPlan:
         if not decision.keep:
             return self.action.name
         return "keep" if decision.archive.standing.trashed_at is None else "in trash"
+
+
+def _size(size_bytes: int) -> str:
+    """Return a size for people, in powers of a thousand."""
+    value, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{size_bytes} B" if unit == "B" else f"{value:.1f} {unit}"

@@ -36,7 +36,14 @@ from cryptography.hazmat.primitives.ciphers import AEADDecryptionContext, Cipher
 
 from .._checks import between
 from ..contracts import EncryptionCodec, ReadBlob
-from ..errors import ConfigurationError, IntegrityError, TamperedError, TruncatedError, UnsupportedFormatError
+from ..errors import (
+    ConfigurationError,
+    DecryptionError,
+    IntegrityError,
+    TamperedError,
+    TruncatedError,
+    UnsupportedFormatError,
+)
 from ..model.manifest import CodecSpec
 from ._whole import PIECE_BYTES, collect
 from .keys import Passphrase
@@ -140,8 +147,8 @@ class EncV1Codec(EncryptionCodec):
 
         Raises:
             UnsupportedFormatError: Not an ``enc-v1`` text (``bad_magic``), another version, algorithm or key
-                derivation, iterations out of bounds (``weak_parameters``, ``excessive_parameters``), or more than
-                ``limit_bytes`` (``payload_too_large``).
+                derivation, or more than ``limit_bytes`` (``payload_too_large``).
+            DecryptionError: Iterations out of bounds (``weak_parameters``, ``excessive_parameters``).
             TruncatedError: The text ends early.
             IntegrityError: The text is not as documented (``bad_envelope``).
             TamperedError: Wrong passphrase, or changed bytes; nothing was released.
@@ -169,11 +176,11 @@ class EncV1Codec(EncryptionCodec):
         if iterations < least:
             message = f"the passphrase is stretched by {iterations} iterations, fewer than {least}"
             hint = "somebody may have weakened the file; EncV1Options.min_iterations accepts it"
-            raise UnsupportedFormatError(message, kind="weak_parameters", hint=hint, iterations=iterations)
+            raise DecryptionError(message, kind="weak_parameters", hint=hint, iterations=iterations)
         if iterations > most:
             message = f"the passphrase is stretched by {iterations} iterations, more than {most}"
             hint = "raise EncV1Options.max_iterations if the file is genuine"
-            raise UnsupportedFormatError(message, kind="excessive_parameters", hint=hint, iterations=iterations)
+            raise DecryptionError(message, kind="excessive_parameters", hint=hint, iterations=iterations)
 
     def _derive(self, salt: bytes, iterations: int) -> bytes:
         return hashlib.pbkdf2_hmac("sha256", self._passphrase.text.encode(), salt, iterations, 32)

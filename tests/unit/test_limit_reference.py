@@ -6,8 +6,8 @@ import pytest
 
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
-from knowtation_backup.codecs import ktb1
-from knowtation_backup.exports import attestations, book, names, options, reader, unwrap
+from knowtation_backup.codecs import _xz, _zstd, ktb1
+from knowtation_backup.exports import attestations, book, names, options, reader
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
 from knowtation_backup.ic import query
@@ -40,7 +40,11 @@ INSTRUCTIONS = execution.InstructionLimits()
         (book._MAX_FINDINGS, 1_000, "| warnings in a report | 1,000;"),
         (book._MAX_FAILURES, 10_000, "| failures and remarks in details | 10,000 each;"),
         (canonical.MAX_DEPTH, 200, "| 200 levels |"),
-        (unwrap._ZSTD_WINDOW_BYTES, 128 * MIB, "| zstd window | 128 MiB |"),
+        (
+            (_zstd.MAX_WINDOW_BYTES, _xz.MAX_MEMORY_BYTES),
+            (128 * MIB, 129 * MIB),
+            "| zstd window, xz dictionary | 128 MiB |",
+        ),
         (reader._MAX_FINDINGS, 1_000, "| findings of a reader | 1,000 |"),
         (ktb1.MAX_PLAINTEXT_BYTES, (64 << 30) - 32, "| one KTB1 file | 64 GiB "),
         (writing._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),

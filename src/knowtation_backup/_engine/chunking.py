@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
-__all__ = ["joined"]
+__all__ = ["even", "joined", "stopping"]
 
 
 def joined(parts: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
@@ -19,3 +20,33 @@ def joined(parts: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
             pending, size = [], 0
     if size:
         yield b"".join(pending)
+
+
+def even(parts: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Cut a stream into pieces of exactly *size_bytes*, however its parts fall; the last may be smaller."""
+    pending: list[bytes | memoryview] = []
+    missing = size_bytes
+    for part in parts:
+        rest = memoryview(part)
+        while len(rest) >= missing:
+            pending.append(rest[:missing])
+            rest = rest[missing:]
+            yield b"".join(pending)
+            pending, missing = [], size_bytes
+        if rest:
+            pending.append(rest)
+            missing -= len(rest)
+    if pending:
+        yield b"".join(pending)
+
+
+@contextlib.contextmanager
+def stopping(chunks: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """Iterate *chunks* and tell their source at the end that no more are wanted, if it can be told."""
+    stream = iter(chunks)
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "close", None)
+        if close is not None:
+            close()

@@ -6,8 +6,10 @@ A chunk goes through a chain in one direction: compressed first, sealed last; op
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from .._engine.chunking import stopping
 from ..contracts import Codec, CompressionCodec, EncryptionCodec, ReadBlob
 from ..errors import ConfigurationError, NoMatchingKeyError, UnsupportedFormatError
 from ..model.manifest import CodecSpec
@@ -45,16 +47,18 @@ class CodecChain(Codec):
 
     def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Send the chunks through every codec."""
-        stream: Iterator[bytes] = iter(chunks)
-        for codec in self.codecs:
-            stream = codec.seal(stream)
-        return stream
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(stopping(chunks))
+            for codec in self.codecs:
+                stream = stack.enter_context(stopping(codec.seal(stream)))
+            yield from stream
 
     def open(self, read: ReadBlob) -> Iterator[bytes]:
         """Send the stored bytes back through every codec."""
         for codec in reversed(self.codecs):
             read = _opened(codec, read)
-        return read()
+        with stopping(read()) as stream:
+            yield from stream
 
 
 def _opened(codec: Codec, read: ReadBlob) -> ReadBlob:
@@ -75,7 +79,8 @@ def opener(specs: Sequence[CodecSpec], keys: Codec | None, *, what: str) -> Code
 
     Args:
         specs: What the bytes went through, in order.
-        keys: Whose encryption codecs hold keys; what else it does is of no importance. `None` for no keys.
+        keys: Whose encryption codecs hold keys, and whose compressions may have limits of their own; what else it does,
+            and in which order, is of no importance. `None` for no keys.
         what: What is to be opened, for messages.
 
     Raises:
@@ -85,9 +90,17 @@ def opener(specs: Sequence[CodecSpec], keys: Codec | None, *, what: str) -> Code
     """
     if not specs:
         return None
-    holders = [codec for codec in _flat([keys] if keys else []) if isinstance(codec, EncryptionCodec)]
-    codecs = [compression_for(spec.name) or _decryption(spec, holders, what) for spec in specs]
+    given = list(_flat([keys] if keys else []))
+    holders = [codec for codec in given if isinstance(codec, EncryptionCodec)]
+    codecs = [_decompression(spec, given) or _decryption(spec, holders, what) for spec in specs]
     return codecs[0] if len(codecs) == 1 else CodecChain(*codecs)
+
+
+def _decompression(spec: CodecSpec, given: Sequence[Codec]) -> Codec | None:
+    for codec in given:
+        if isinstance(codec, CompressionCodec) and [ours.name for ours in codec.specs] == [spec.name]:
+            return codec
+    return compression_for(spec.name)
 
 
 def _decryption(spec: CodecSpec, holders: Sequence[EncryptionCodec], what: str) -> EncryptionCodec:

@@ -6,6 +6,7 @@ The names here and in the documented submodules are public; everything with an u
 
 from . import errors
 from ._engine.retrying import RetryPolicy
+from .codecs.compression import Compression
 from .codecs.keys import EncryptionKey
 from .codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
 from .contracts import (
@@ -70,6 +71,7 @@ __all__ = [
     "CaptureResult",
     "Clock",
     "CodecSpec",
+    "Compression",
     "EncryptionCodec",
     "EncryptionKey",
     "Event",

@@ -7,179 +7,63 @@ Nothing is remembered between calls and no index file exists, so nothing can dis
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-import attrs
-
+from .._engine.prefetch import prefetch
 from ..contracts import ArchiveSink
-from ..errors import BlobNotFoundError, ConfigurationError, IntegrityError, UnsupportedFormatError
-from ..model.blobs import BlobInfo
-from ..model.json_input import check_nesting
-from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, manifest_key, side_key
+from ..errors import BlobNotFoundError, ConfigurationError
+from ..model.manifest import manifest_key
 from ..model.plans import ArchiveInfo, ArchiveState
-from .naming import ArtifactName, StateArchiveName
-from .read import read_manifest
+from ..model.selection import ArchiveFilter, filter_archives
+from .describing import StoreView
 
 __all__ = ["find_archive", "list_archives", "resolve_archive"]
 
+LIST_CONCURRENCY = 16
 _LATEST = re.compile(r"latest(?:-(?P<back>[0-9]{1,4}))?(?::(?P<series>.+))?")
-_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MAX_STARTED_BYTES = 64 << 10
+_SHORT_ID = re.compile(r"[0-9a-f]{4,8}")
+_SHORT_ID_LENGTH = 8
 _MAX_CANDIDATES = 10
 
 
-def list_archives(sink: ArchiveSink) -> list[ArchiveInfo]:
+def list_archives(
+    sink: ArchiveSink, wanted: ArchiveFilter | None = None, *, concurrency: int = LIST_CONCURRENCY
+) -> list[ArchiveInfo]:
     """
     Return everything on a sink that is, was or should have become an archive, newest first.
 
-    One listing, and one small read per archive. Damaged and unfinished ones are shown as such. Files of other tools
-    that look like archives are listed too: artifacts of the Knowtation tools (unmanaged, `ArchiveState.UNFINISHED`
-    because no manifest vouches for them) and state archives of the Duskmantle gateway (``km-backup-*`` managed,
-    ``backup-*`` not; empty ones damaged). All other files are ignored.
+    One listing; then one small read per archive, and one per mark whose content matters (see `needed_marks`), several
+    at once. Damaged and unfinished archives are shown as such, and damaged marks in `Standing.damaged`. Files of other
+    tools that look like archives by their names are listed too, unread: those of Knowtation, AgentVault and QURI
+    (unmanaged, `ArchiveState.UNFINISHED` because no manifest vouches for them; see `adopt`), and state archives of the
+    Duskmantle gateway (``km-backup-*`` managed, ``backup-*`` not). Empty ones are damaged. All other files are ignored.
+
+    Args:
+        sink: Where to look.
+        wanted: What to leave out; `None` returns all, also what is in the trash.
+        concurrency: Most reads at once; 1 for stores that can do only one thing at a time.
 
     Raises:
         SinkUnavailableError: The store could not be reached; an unreachable archive is never listed as damaged.
         SinkPermissionError: Listing or reading is refused.
     """
-    found = {info.key: info for info in sink.list()}
-    ours: dict[str, list[BlobInfo]] = {}
-    for key, info in found.items():
-        archive_id, _, name = key.removeprefix(SIDE_PREFIX).partition("/")
-        if key.startswith(SIDE_PREFIX) and name and ArtifactName.parse(archive_id):
-            ours.setdefault(archive_id, []).append(info)
-    view = _StoreView(sink=sink, found=found)
-    listed = [view.describe(archive_id, side) for archive_id, side in ours.items()]
-    listed += [_foreign(info) for key, info in found.items() if key not in ours]
-    return sorted(
-        (info for info in listed if info is not None),
-        key=lambda info: info.age_key,
-        reverse=True,
-    )
+    view = StoreView.of(sink)
+    described = prefetch(view.describe, view.candidates(), workers=concurrency, window=4 * concurrency)
+    listed = sorted((info for info in described if info is not None), key=lambda info: info.age_key, reverse=True)
+    return listed if wanted is None else filter_archives(listed, wanted)
 
 
-@attrs.frozen(kw_only=True)
-class _StoreView:
-    """What one listing of the store showed."""
-
-    sink: ArchiveSink
-    found: Mapping[str, BlobInfo]
-
-    def describe(self, archive_id: str, side: Sequence[BlobInfo]) -> ArchiveInfo | None:
-        """Describe the archive of this id, of which there is at least one side file; `None` when it is gone by now."""
-        if manifest_key(archive_id) in self.found:
-            return self._with_manifest(archive_id, side)
-        series = self._started_series(archive_id)
-        return _archive(archive_id, ArchiveState.UNFINISHED, self._blobs(archive_id, side), series=series)
-
-    def _blobs(self, archive_id: str, side: Sequence[BlobInfo]) -> list[BlobInfo]:
-        """
-        Return the blobs of an archive in the order to delete them.
-
-        The manifest goes first: from then on there is no archive. The marker goes last: until then an interrupted
-        removal is seen to be ours.
-        """
-        ranks = {manifest_key(archive_id): 0, side_key(archive_id, STARTED_NAME): 3}
-        artifact = [self.found[archive_id]] if archive_id in self.found else []
-        return sorted(
-            [*side, *artifact], key=lambda info: (ranks.get(info.key, 2 if info in artifact else 1), info.key)
-        )
-
-    def _with_manifest(self, archive_id: str, side: Sequence[BlobInfo]) -> ArchiveInfo | None:
-        blobs = self._blobs(archive_id, side)
-        try:
-            manifest = read_manifest(self.sink, archive_id)
-        except BlobNotFoundError:
-            return None  # removed since the listing
-        except (IntegrityError, UnsupportedFormatError):
-            return _archive(archive_id, ArchiveState.DAMAGED, blobs, series=self._started_series(archive_id))
-        if not self._all_there(manifest):
-            state = ArchiveState.DAMAGED
-        else:
-            state = ArchiveState.COMPLETE if manifest.complete else ArchiveState.INCOMPLETE
-        series = _series(archive_id, manifest.source_id)
-        return _archive(archive_id, state, blobs, series=series, manifest=manifest)
-
-    def _all_there(self, manifest: Manifest) -> bool:
-        refs = (manifest.artifact, *manifest.side)
-        return all(ref.key in self.found and self.found[ref.key].size_bytes == ref.size_bytes for ref in refs)
-
-    def _started_series(self, archive_id: str) -> str:
-        """Return the series as the marker names it; without a readable one no complete archive shares it."""
-        try:
-            data = self.sink.read_all(side_key(archive_id, STARTED_NAME), limit_bytes=_MAX_STARTED_BYTES)
-            check_nesting(data)
-            source_id = json.loads(data)["source_id"]
-        except (BlobNotFoundError, ConfigurationError, ValueError, KeyError, TypeError, RecursionError):
-            source_id = "unknown"
-        return _series(archive_id, str(source_id))
-
-
-def _series(archive_id: str, source_id: str) -> str:
-    name = ArtifactName.parse(archive_id)
-    return f"{name.name if name else archive_id}@{source_id}"
-
-
-def _archive(
-    archive_id: str,
-    state: ArchiveState,
-    blobs: Sequence[BlobInfo],
-    *,
-    series: str,
-    manifest: Manifest | None = None,
-) -> ArchiveInfo:
-    name = ArtifactName.parse(archive_id)
-    return ArchiveInfo(
-        archive_id=archive_id,
-        state=state,
-        number=name.number if name else 0,
-        series=series,
-        taken_at=_moment(archive_id, manifest, blobs),
-        size_bytes=sum(info.size_bytes for info in blobs),
-        keys=tuple(info.key for info in blobs),
-    )
-
-
-def _moment(archive_id: str, manifest: Manifest | None, blobs: Iterable[BlobInfo]) -> dt.datetime:
-    """Return the stamp in the name, to the millisecond where the manifest agrees with it (RET-14)."""
-    name = ArtifactName.parse(archive_id)
-    if name is None:
-        return max((info.modified_at for info in blobs if info.modified_at), default=_LONG_AGO)
-    if manifest is not None and manifest.taken_at.replace(microsecond=0) == name.taken_at:
-        return manifest.taken_at
-    return name.taken_at
-
-
-def _foreign(info: BlobInfo) -> ArchiveInfo | None:
-    """Describe an archive that another tool wrote; `None` for any other file."""
-    state_archive = StateArchiveName.parse(info.key)
-    if state_archive is not None:
-        return ArchiveInfo(
-            archive_id=info.key,
-            state=ArchiveState.COMPLETE if info.size_bytes else ArchiveState.DAMAGED,
-            series=state_archive.name,
-            taken_at=state_archive.taken_at or info.modified_at or _LONG_AGO,
-            size_bytes=info.size_bytes,
-            keys=(info.key,),
-            managed=state_archive.managed,
-        )
-    artifact = ArtifactName.parse(info.key)
-    if artifact is None or not artifact.is_knowtation:
-        return None
-    listed = _archive(info.key, ArchiveState.UNFINISHED, [info], series=artifact.name)
-    return attrs.evolve(listed, managed=False)
-
-
-def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest") -> ArchiveInfo:
+def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest", *, verified: bool = False) -> ArchiveInfo:
     """
     Return the archive that *text* names.
 
     Args:
         archives: As `list_archives` returned, newest first.
-        text: ``latest`` (the newest complete archive of ours), ``latest-1`` (the one before), ``latest:<series>`` or
-            ``latest-1:<series>``, an id, or the beginning of exactly one id.
+        text: ``latest`` (the newest complete archive of ours that is neither in quarantine nor in the trash),
+            ``latest-1`` (the one before), ``latest:<series>`` or ``latest-1:<series>``, an id, a short id, or the
+            beginning of exactly one of them (of a short id at least four digits).
+        verified: Consider only archives whose whole content last proved good: ``latest`` is then the last good one.
 
     Raises:
         BlobNotFoundError: There is no such archive.
@@ -187,33 +71,63 @@ def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest") -> Archi
     """
     match = _LATEST.fullmatch(text)
     if match:
-        usable = [
-            info
-            for info in archives
-            if info.state is ArchiveState.COMPLETE and info.has_manifest and match["series"] in {None, info.series}
-        ]
-        back = int(match["back"] or 0)
-        if back < len(usable):
-            return usable[back]
-        message = f"there are {len(usable)} complete archives, so no {text!r}"
-        others = sum(info.has_manifest for info in archives) - len(usable)
-        hint = f"{others} archives are incomplete, damaged or of another series: name one by its id" if others else ""
-        raise BlobNotFoundError(message, kind="no_such_archive", hint=hint)
-    exact = [info for info in archives if info.archive_id == text]
-    candidates = exact or [info for info in archives if text and info.archive_id.startswith(text)]
+        return _latest(archives, text, back=int(match["back"] or 0), series=match["series"], verified=verified)
+    candidates = _named(archives, text)
     if not candidates:
         raise BlobNotFoundError(f"there is no archive {text!r}", kind="no_such_archive", hint="list the archives")
     if len(candidates) > 1:
-        named = ", ".join(info.archive_id for info in candidates[:_MAX_CANDIDATES])
+        named = ", ".join(f"{info.archive_id} ({info.short_id})" for info in candidates[:_MAX_CANDIDATES])
         message = f"{len(candidates)} archives begin with {text!r}: {named}"
         raise ConfigurationError(message, kind="ambiguous_archive", hint="give more of the id")
+    if verified and not _is_good(candidates[0]):
+        message = f"the content of {candidates[0].archive_id} was not verified whole, or something was found since"
+        raise BlobNotFoundError(message, kind="no_such_archive", hint="verify it, or ask without verified")
     return candidates[0]
 
 
-def resolve_archive(sink: ArchiveSink, text: str = "latest") -> str:
+def _named(archives: Sequence[ArchiveInfo], text: str) -> list[ArchiveInfo]:
+    exact = [info for info in archives if info.archive_id == text]
+    if exact or not text:
+        return exact
+    short = [info for info in archives if _SHORT_ID.fullmatch(text) and info.short_id.startswith(text)]
+    if len(text) == _SHORT_ID_LENGTH and len(short) == 1:
+        return short
+    return [info for info in archives if info.archive_id.startswith(text) or info in short]
+
+
+def _latest(
+    archives: Sequence[ArchiveInfo], text: str, *, back: int, series: str | None, verified: bool
+) -> ArchiveInfo:
+    usable = [
+        info
+        for info in archives
+        if info.state is ArchiveState.COMPLETE
+        and info.has_manifest
+        and not info.standing.quarantined
+        and info.standing.trashed_at is None
+        and series in {None, info.series}
+        and (_is_good(info) or not verified)
+    ]
+    if back < len(usable):
+        return usable[back]
+    quality = "complete and verified" if verified else "complete"
+    message = f"there are {len(usable)} {quality} archives, so no {text!r}"
+    others = sum(info.has_manifest for info in archives) - len(usable)
+    hint = ""
+    if others:
+        why = "incomplete, damaged or of another series, in quarantine or in the trash"
+        hint = f"{others} archives are {why}{', or not verified' if verified else ''}: name one by its id"
+    raise BlobNotFoundError(message, kind="no_such_archive", hint=hint)
+
+
+def _is_good(info: ArchiveInfo) -> bool:
+    return info.standing.verified_at is not None and info.state in {ArchiveState.COMPLETE, ArchiveState.INCOMPLETE}
+
+
+def resolve_archive(sink: ArchiveSink, text: str = "latest", *, verified: bool = False) -> str:
     """Return the id of the archive that *text* names, as `find_archive`; a whole id needs no listing."""
-    if ArtifactName.parse(text):
+    if not verified and not _LATEST.fullmatch(text) and not _SHORT_ID.fullmatch(text):
         with contextlib.suppress(BlobNotFoundError, ConfigurationError):
             sink.stat(manifest_key(text))
             return text
-    return find_archive(list_archives(sink), text).archive_id
+    return find_archive(list_archives(sink), text, verified=verified).archive_id

@@ -18,12 +18,15 @@ from .plans import ForgetAction
 __all__ = [
     "BackupReport",
     "CaptureResult",
+    "Coverage",
     "Finding",
     "ForgetReport",
     "Outcome",
     "Sample",
     "SideFile",
     "TargetResult",
+    "Unverified",
+    "VerifyAllReport",
     "VerifyLevel",
     "VerifyReport",
     "jsonable",
@@ -50,6 +53,19 @@ class VerifyLevel(enum.Enum):
     STRUCTURE = "structure"
     PRESENCE = "presence"
     CONTENT = "content"
+
+
+class Coverage(enum.Enum):
+    """
+    How much of an archive's content a verification read.
+
+    ``none``: level ``structure`` or ``presence``, or the archive belongs to another part of a sample, or may not be
+    opened. ``part``: some chunks of every blob. ``whole``: every byte.
+    """
+
+    NONE = "none"
+    PART = "part"
+    WHOLE = "whole"
 
 
 @attrs.frozen(kw_only=True)
@@ -165,7 +181,9 @@ class VerifyReport:
     bytes_read: int
     findings: tuple[Finding, ...] = ()
     sample: Sample | None = None
-    """Which part of the content was read; `None` for all of it."""
+    """Which part of the content was asked for; `None` for all of it."""
+    covered: Coverage = Coverage.NONE
+    """How much of the content was read."""
     recorded: bool = False
     """Whether the result was noted beside the archive."""
 
@@ -194,8 +212,72 @@ class VerifyReport:
     def __str__(self) -> str:
         """Return a few lines for people."""
         verdict = "ok" if self.ok else f"{len(self.findings)} finding(s)"
-        lines = [f"verify {self.archive_id} ({self.level.value}): {verdict}, {self.bytes_read} bytes read"]
+        depth = self.level.value
+        if self.sample is not None:
+            depth += f", part {self.sample.part} of {self.sample.of}"
+        if self.level is VerifyLevel.CONTENT and self.covered is Coverage.NONE:
+            depth += ", content not read"
+        lines = [f"verify {self.archive_id} ({depth}): {verdict}, {self.bytes_read} bytes read"]
         return "\n".join(lines + [f"  {f.code} at {f.where}: {f.message}" for f in self.findings])
+
+
+@attrs.frozen(kw_only=True)
+class Unverified:
+    """An archive that could not be judged, and why: another key, a missing package, a refused read."""
+
+    archive_id: str
+    error: BackupError
+
+
+@attrs.frozen(kw_only=True)
+class VerifyAllReport:
+    """What verifying several archives found."""
+
+    reports: tuple[VerifyReport, ...]
+    """One per archive that was judged, in the order asked for."""
+    unverified: tuple[Unverified, ...] = ()
+    """Archives nothing is known of."""
+    vanished: tuple[str, ...] = ()
+    """Ids of archives that were removed in the meantime."""
+
+    @property
+    def failed(self) -> tuple[VerifyReport, ...]:
+        """The reports with findings."""
+        return tuple(report for report in self.reports if not report.ok)
+
+    @property
+    def bytes_read(self) -> int:
+        """Stored bytes read for all of them."""
+        return sum(report.bytes_read for report in self.reports)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every archive was judged and none has findings."""
+        return not self.failed and not self.unverified
+
+    @property
+    def outcome(self) -> Outcome:
+        """`DIFFERENT` when something was found, else `PARTIAL` when something could not be judged, else `OK`."""
+        return Outcome.DIFFERENT if self.failed else Outcome.PARTIAL if self.unverified else Outcome.OK
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code for scripts."""
+        return int(self.outcome)
+
+    def raise_for_findings(self) -> None:
+        """Raise an `IntegrityError` for the first archive with findings, else why the first unjudged one was not."""
+        for report in self.failed:
+            report.raise_for_findings()
+        for item in self.unverified:
+            raise item.error
+
+    def __str__(self) -> str:
+        """Return a line per archive, and one per finding."""
+        totals = f"{len(self.failed)} with findings, {len(self.unverified)} not judged, {self.bytes_read} bytes read"
+        lines = [f"verified {len(self.reports)} archive(s): {totals}"]
+        lines += [f"  NOT JUDGED {item.archive_id}: {item.error}" for item in self.unverified]
+        return "\n".join(lines + [str(report) for report in self.reports])
 
 
 @attrs.frozen(kw_only=True)

@@ -236,3 +236,8 @@ class SignaturePolicy:
     def for_unsigned(self) -> str:
         """What happens with unsigned archives, `None` resolved."""
         return self.unsigned or ("refuse" if self.trusted else "allow")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is asked for, so that no archive is refused."""
+        return not self.trusted and self.for_unsigned == "allow"

@@ -8,37 +8,48 @@ is raised, so that *unreachable* is never reported as *corrupt*.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
+from ..codecs.signing import check_manifest
 from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import (
     BackupError,
     BlobNotFoundError,
     DecryptionError,
     IntegrityError,
+    SignatureError,
     UnsupportedFormatError,
 )
 from ..exports.checking import verify_payload
 from ..model.blobs import BlobRef
 from ..model.details import ArchiveDetails
 from ..model.events import Event
-from ..model.manifest import DETAILS_NAME, STARTED_NAME, Manifest, manifest_key, side_key
-from ..model.reports import Finding, VerifyLevel, VerifyReport
+from ..model.manifest import DETAILS_NAME, SIGNATURE_NAME, STARTED_NAME, Manifest, manifest_key, side_key
+from ..model.reports import Coverage, Finding, Sample, VerifyLevel, VerifyReport
+from ..model.signatures import SignaturePolicy
+from .marks import mark_names, needed_marks, read_mark, record_verification
 from .metering import Meter
-from .read import MAX_DETAILS_BYTES, codec_for, open_blob, read_manifest
+from .read import MAX_DETAILS_BYTES, codec_for, open_blob, parse_manifest, read_manifest_bytes
+from .sampling import SampledBlobs, is_in_part
+from .signatures import read_signatures
 
 __all__ = ["PayloadChecker", "verify"]
 
 PayloadChecker = Callable[[Iterable[bytes], Mapping[str, Any]], Iterable[Finding]]
 """Compares a plaintext payload with what was recorded when it was written (`ArchiveDetails.facts`)."""
 
+MAX_SIDE_BLOBS = 20_000
+"""Blobs beside an artifact that are looked at; genuine archives have a few, and a mark per event."""
+
 _WRONG_BYTES = (IntegrityError, DecryptionError, UnsupportedFormatError, BlobNotFoundError)
 _KNOWTATION = "knowtation-"
 _OPAQUE = frozenset({"knowtation-attestation-export"})
 """Kinds that no `ExportReader` reads; their bytes are compared with the recorded digest."""
+_NOBODY = SignaturePolicy()
 
 
 def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
@@ -48,6 +59,9 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     level: VerifyLevel = VerifyLevel.CONTENT,
     codec: Codec | None = None,
     payload_checker: PayloadChecker | None = None,
+    sample: Sample | None = None,
+    policy: SignaturePolicy | None = None,
+    record: bool = False,
     observer: Observer = ignore_events,
     clock: Clock = utc_now,
 ) -> VerifyReport:
@@ -63,6 +77,12 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         codec: Opens sealed archives; needed for level ``content`` only.
         payload_checker: Judges the payload; `None` chooses by its kind (Knowtation payloads are parsed and compared
             with their content roots and counts; of others size and digest are compared).
+        sample: Reads only this part of the content, for level ``content``: of containers that authenticate single
+            chunks every *of*-th chunk, of all others the whole of the archives that belong to this part. Parts 1 to
+            *of* cover everything. What only a whole payload shows (its digests and counts) is not compared.
+        policy: Whose archives may be opened; the content of one it refuses is not. `None` trusts everybody, and still
+            finds signatures that do not fit.
+        record: Whether to note the result beside the archive, which needs the right to create.
         observer: Told what happens.
         clock: Dates the report.
 
@@ -70,28 +90,45 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         BlobNotFoundError: There is no such archive, not even an unfinished one.
         NoMatchingKeyError: *codec* is not the one the archive was sealed with.
         SinkUnavailableError: The store could not be reached: says nothing about the archive.
-        SinkPermissionError: Reading is refused.
+        SinkPermissionError: Listing or reading is refused.
     """
-    run = _Run(sink=sink, archive_id=archive_id, observer=observer)
+    run = _Run(sink=sink, archive_id=archive_id, observer=observer, policy=policy or _NOBODY)
     manifest = run.structure()
     if manifest is not None and level is not VerifyLevel.STRUCTURE:
         run.presence(manifest)
-        if level is VerifyLevel.CONTENT:
+        if level is VerifyLevel.CONTENT and not run.refused:
             try:
                 opener = codec_for(manifest, codec)
             except UnsupportedFormatError as error:
                 run.note_error(error, manifest_key(archive_id))
             else:
-                run.content(manifest, opener, payload_checker)
+                run.content(manifest, opener, payload_checker, sample)
     report = VerifyReport(
         archive_id=archive_id,
         level=level,
         verified_at=clock(),
         bytes_read=run.bytes_read,
         findings=tuple(run.findings),
+        sample=sample,
+        covered=run.covered,
     )
     observer(Event(name="verify.finished", fields={"archive_id": archive_id, "findings": len(report.findings)}))
-    return report
+    return _recorded(sink, report, observer, clock) if record and run.finished else report
+
+
+def _recorded(sink: ArchiveSink, report: VerifyReport, observer: Observer, clock: Clock) -> VerifyReport:
+    """Note the result; what was found is not lost when that fails."""
+    noted = report
+    if report.covered is Coverage.WHOLE:
+        noted = attrs.evolve(report, sample=None)
+    elif report.covered is Coverage.NONE and report.level is VerifyLevel.CONTENT:
+        noted = attrs.evolve(report, sample=None, level=VerifyLevel.PRESENCE)
+    try:
+        record_verification(sink, noted, clock=clock)
+    except BackupError as error:
+        observer(Event(name="verify.not_recorded", fields={"archive_id": report.archive_id, "error": error.kind}))
+        return report
+    return attrs.evolve(report, recorded=True)
 
 
 @attrs.define(kw_only=True)
@@ -99,9 +136,15 @@ class _Run:
     sink: ArchiveSink
     archive_id: str
     observer: Observer
+    policy: SignaturePolicy
     findings: list[Finding] = attrs.field(factory=list)
     bytes_read: int = 0
     bad_keys: set[str] = attrs.field(factory=set)
+    finished: bool = False
+    """Whether there is a manifest, so that something can be said of an archive."""
+    refused: bool = False
+    """Whether the policy forbids to open the archive."""
+    covered: Coverage = Coverage.NONE
 
     def note(self, code: str, where: str, message: str) -> None:
         """Add a finding and tell the observer its code; messages may quote sealed content."""
@@ -113,20 +156,63 @@ class _Run:
         self.note(error.kind, where, str(error))
 
     def structure(self) -> Manifest | None:
-        """Return the manifest if it reads and speaks of this archive."""
+        """Return the manifest if it reads, is signed as wanted, and speaks of this archive; look at marks."""
         where = manifest_key(self.archive_id)
+        manifest = data = None
         try:
-            manifest = read_manifest(self.sink, self.archive_id)
+            data = read_manifest_bytes(self.sink, self.archive_id)
         except BlobNotFoundError:
             if not self._exists(self.archive_id) and not self._exists(side_key(self.archive_id, STARTED_NAME)):
                 raise
             self.note("manifest_missing", where, "the backup was never finished: there is no manifest")
             return None
-        except (IntegrityError, UnsupportedFormatError) as error:
+        except IntegrityError as error:
             self.note_error(error, where)
-            return None
-        self.bytes_read += len(manifest.to_bytes())
+        else:
+            self.bytes_read += len(data)
+            try:
+                manifest = parse_manifest(self.archive_id, data)
+            except (IntegrityError, UnsupportedFormatError) as error:
+                self.note_error(error, where)
+        self.finished = True
+        beside = self.beside()
+        if data is not None:
+            self.signatures(data, beside)
+        self.marks(beside)
         return manifest
+
+    def beside(self) -> list[str]:
+        """Return the keys beside the artifact, as many as a genuine archive could have."""
+        folder = side_key(self.archive_id, "")
+        keys = list(itertools.islice((info.key for info in self.sink.list(folder)), MAX_SIDE_BLOBS + 1))
+        if len(keys) > MAX_SIDE_BLOBS:
+            self.note("too_many_blobs", folder, f"more than {MAX_SIDE_BLOBS} blobs; marks were not read")
+            return []
+        return keys
+
+    def signatures(self, manifest_bytes: bytes, beside: Collection[str]) -> None:
+        """Note what is wrong with the signatures."""
+        where = side_key(self.archive_id, SIGNATURE_NAME)
+        if beside and where not in beside and self.policy.is_open:
+            return  # a read that fails costs as much as one that does not
+        try:
+            data = read_signatures(self.sink, self.archive_id)
+        except SignatureError as error:
+            self.note_error(error, where)
+            self.refused = not self.policy.is_open
+            return
+        self.bytes_read += len(data or b"")
+        for finding in check_manifest(manifest_bytes, data, self.policy, where=where):
+            self.note(finding.code, finding.where, finding.message)
+            tolerated = finding.code == "unsigned" and self.policy.for_unsigned == "report"
+            self.refused = not (self.policy.is_open or tolerated)
+
+    def marks(self, beside: Iterable[str]) -> None:
+        """Note marks whose content matters and cannot be read."""
+        for name in needed_marks(mark_names(beside)):
+            mark = read_mark(self.sink, name)
+            if mark is not None and mark.damage:
+                self.note("mark", name.key, mark.damage)
 
     def _exists(self, key: str) -> bool:
         try:
@@ -149,29 +235,47 @@ class _Run:
                 message = f"{found} bytes are stored, the manifest says {ref.size_bytes}"
                 self.note("size_mismatch", ref.key, message)
 
-    def content(self, manifest: Manifest, codec: Codec | None, checker: PayloadChecker | None) -> None:
+    def content(
+        self, manifest: Manifest, codec: Codec | None, checker: PayloadChecker | None, sample: Sample | None
+    ) -> None:
         """Read everything that is there, open it, and compare payload, details and manifest."""
+        sampled = None
+        if sample is not None:
+            sampled = SampledBlobs.of(self.sink, codec, sample)
+            if sampled is None and not is_in_part(self.archive_id, sample):
+                return
         details_key = side_key(self.archive_id, DETAILS_NAME) + (codec.suffix if codec else "")
         details: ArchiveDetails | None = None
         for ref in manifest.side:
-            parts: list[bytes] = []
-            if ref.key == details_key and ref.size_bytes > MAX_DETAILS_BYTES:
-                self.note("details_too_large", ref.key, f"the manifest says they have {ref.size_bytes} bytes")
-                continue
-            # Only the details are kept in memory; raw replies are opened and forgotten.
-            whole = self._open(ref, codec, parts.append if ref.key == details_key else _forget)
-            if whole and ref.key == details_key:
-                details = self._details(b"".join(parts), manifest, ref)
+            if ref.key == details_key:
+                details = self._details(manifest, codec, ref)
+            elif sampled is not None:
+                self._open_sampled(sampled, ref)
+            else:
+                self._open(ref, codec, _forget)
         if all(ref.key != details_key for ref in manifest.side):
             self.note("details_missing", details_key, "the manifest names no details")
-        if details is None:
+        if sampled is not None:
+            self._open_sampled(sampled, manifest.artifact)
+        elif details is None:
             self._open(manifest.artifact, codec, _forget)
         else:
             self._payload(manifest, codec, details, checker)
+        self.covered = Coverage.WHOLE if sampled is None else Coverage.PART
 
-    def _details(self, data: bytes, manifest: Manifest, ref: BlobRef) -> ArchiveDetails | None:
+    def _details(self, manifest: Manifest, codec: Codec | None, ref: BlobRef) -> ArchiveDetails | None:
+        """Return the details, the only blob that is kept in memory; note where they contradict the manifest."""
+        kept = _Kept(MAX_DETAILS_BYTES)
+        if ref.size_bytes > 2 * MAX_DETAILS_BYTES:
+            self.note("details_too_large", ref.key, f"the manifest says they have {ref.size_bytes} bytes")
+            return None
+        if not self._open(ref, codec, kept.take):
+            return None
+        if kept.overflown:
+            self.note("details_too_large", ref.key, f"they have more than {MAX_DETAILS_BYTES} bytes when opened")
+            return None
         try:
-            details = ArchiveDetails.from_bytes(data)
+            details = ArchiveDetails.from_bytes(kept.joined())
         except (IntegrityError, UnsupportedFormatError) as error:
             self.note_error(error, ref.key)
             return None
@@ -191,6 +295,15 @@ class _Run:
             return False
         self.bytes_read += ref.size_bytes
         return True
+
+    def _open_sampled(self, sampled: SampledBlobs, ref: BlobRef) -> None:
+        """Check one part of a blob's chunks."""
+        if ref.key in self.bad_keys:
+            return
+        try:
+            self.bytes_read += sampled.check(ref)
+        except _WRONG_BYTES as error:
+            self.note_error(error, ref.key)
 
     def _payload(
         self,
@@ -245,6 +358,27 @@ def _noting(chunks: Iterator[bytes], failure: list[BackupError]) -> Generator[by
     except BackupError as error:
         failure.append(error)
         raise
+
+
+class _Kept:
+    """Keeps chunks up to a limit, and nothing at all beyond it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._left = limit_bytes
+        self._parts: list[bytes] = []
+        self.overflown = False
+
+    def take(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            self.overflown = True
+            self._parts.clear()
+        else:
+            self._parts.append(chunk)
+
+    def joined(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 def _forget(_chunk: bytes) -> None:

@@ -43,7 +43,7 @@ class SampledBlobs:
     @classmethod
     def of(cls, sink: ArchiveSink, codec: Codec | None, sample: Sample) -> SampledBlobs | None:
         """Return a checker for what went through *codec*, `None` when its blobs can only be read whole."""
-        outermost = codec.codecs[-1] if isinstance(codec, CodecChain) and codec.codecs else codec
+        outermost: object = codec.codecs[-1] if isinstance(codec, CodecChain) and codec.codecs else codec
         if not isinstance(outermost, ChunkVerifier):
             return None
         return cls(sink=sink, verifier=outermost, sample=sample)

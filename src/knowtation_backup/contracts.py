@@ -166,6 +166,11 @@ class EncryptionCodec(Codec):
         """The one `spec`."""
         return (self.spec,)
 
+    @property
+    def opens(self) -> tuple[CodecSpec, ...]:
+        """The formats it opens, each with the ids of the keys held here: what messages say was given."""
+        return (self.spec,)
+
     def for_spec(self, spec: CodecSpec) -> EncryptionCodec | None:
         """
         Return the codec that opens what *spec* describes with keys held here, `None` when there is none.

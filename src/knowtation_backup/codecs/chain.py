@@ -111,12 +111,12 @@ def _decryption(spec: CodecSpec, holders: Sequence[EncryptionCodec], what: str) 
     if not holders:
         message = f"{what} is sealed ({spec.name}, key {wanted}) and no key was given"
         raise NoMatchingKeyError(message, hint="pass the codec with its key", wanted=spec.key_ids)
-    same_format = [holder for holder in holders if holder.spec.name == spec.name]
+    offered = [ours for holder in holders for ours in holder.opens]
+    same_format = [ours for ours in offered if ours.name == spec.name]
     if not same_format:
-        names = ", ".join(holder.spec.name for holder in holders)
-        raise UnsupportedFormatError(
-            f"{what} is sealed with {spec.name}; the codec given is {names}", kind="other_codec"
-        )
-    given = tuple(key_id for holder in same_format for key_id in holder.spec.key_ids)
-    message = f"{what} is sealed with key {wanted}; the key given is {', '.join(given)}"
+        names = ", ".join(dict.fromkeys(ours.name for ours in offered)) or "none"
+        message = f"{what} is sealed with {spec.name}; the codec given is {names}"
+        raise UnsupportedFormatError(message, kind="other_codec")
+    given = tuple(dict.fromkeys(key_id for ours in same_format for key_id in ours.key_ids))
+    message = f"{what} is sealed with key {wanted}; the key given is {', '.join(given) or 'unnamed'}"
     raise NoMatchingKeyError(message, hint="use the other key", wanted=spec.key_ids, given=given)

@@ -82,5 +82,13 @@ def test_golden(path: Path) -> None:
     assert case["why"], "a scenario says what it shows"
 
 
+def test_counts_and_lengths_mean_what_they_mean_to_restic() -> None:
+    value = json.loads((FOLDER / "peers" / "restic-0.14.json").read_text())
+    archives = [info for at in value["taken_at"] for info in archives_of({"at": at})]
+    for case in value["cases"]:
+        plan = KeepPolicy(**case["policy"], min_keep=0).plan(archives, now=archives[-1].taken_at)
+        assert set(plan.kept) == {archives[index] for index in case["kept"]}, case["policy"]
+
+
 def test_there_are_golden_cases() -> None:
     assert len(list(FOLDER.glob("*.json"))) >= 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from ..codecs.chain import opener
 from ..contracts import ArchiveSink, Codec
@@ -39,6 +39,8 @@ __all__ = [
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DETAILS_BYTES = 512 << 20
+_LARGEST_HEADER_BYTES = 1 << 20
+"""More than any container puts in front of a blob."""
 
 
 def read_manifest(sink: ArchiveSink, archive_id: str, policy: SignaturePolicy | None = None) -> Manifest:
@@ -84,6 +86,9 @@ def parse_manifest(archive_id: str, data: bytes) -> Manifest:
     ):
         message = f"the manifest of {archive_id} names blobs of another archive ({manifest.archive_id})"
         raise ManifestError(message, kind="manifest_of_another_archive", archive_id=archive_id)
+    if len({ref.key for ref in manifest.side}) != len(manifest.side):
+        # Else a small manifest could have one large blob read thousands of times.
+        raise ManifestError(f"the manifest of {archive_id} names a blob twice", archive_id=archive_id)
     return manifest
 
 
@@ -101,7 +106,7 @@ def codec_for(manifest: Manifest, codec: Codec | None) -> Codec | None:
     return opener(manifest.codecs, codec, what=f"archive {manifest.archive_id}")
 
 
-def open_blob(sink: ArchiveSink, ref: BlobRef, codec: Codec | None, *, unchecked: bool = False) -> Iterator[bytes]:
+def open_blob(sink: ArchiveSink, ref: BlobRef, codec: Codec | None, *, unchecked: bool = False) -> Generator[bytes]:
     """
     Yield the plaintext of one stored blob after its stored digest, and its tag if it is sealed, were checked.
 
@@ -251,9 +256,18 @@ def read_side_file(
     ref = next((ref for ref in manifest.side if ref.key == key), None)
     if ref is None:
         raise BlobNotFoundError(f"archive {manifest.archive_id} has no side file {name}", key=key)
-    if ref.size_bytes > limit_bytes + 4096:
+    if ref.size_bytes > limit_bytes + limit_bytes // 64 + _LARGEST_HEADER_BYTES:
         raise ConfigurationError(f"{key} is larger than the {limit_bytes} bytes expected", kind="blob_too_large")
-    return b"".join(open_blob(sink, ref, opener))
+    parts: list[bytes] = []
+    total = 0
+    with contextlib.closing(open_blob(sink, ref, opener)) as plain:
+        for part in plain:
+            total += len(part)
+            if total > limit_bytes:  # of what comes out: compressed blobs grow
+                message = f"{key} is larger than the {limit_bytes} bytes expected"
+                raise ConfigurationError(message, kind="blob_too_large", key=key)
+            parts.append(part)
+    return b"".join(parts)
 
 
 def read_details(sink: ArchiveSink, manifest: Manifest, codec: Codec | None = None) -> ArchiveDetails:

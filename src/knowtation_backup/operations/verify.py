@@ -78,8 +78,9 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         payload_checker: Judges the payload; `None` chooses by its kind (Knowtation payloads are parsed and compared
             with their content roots and counts; of others size and digest are compared).
         sample: Reads only this part of the content, for level ``content``: of containers that authenticate single
-            chunks every *of*-th chunk, of all others the whole of the archives that belong to this part. Parts 1 to
-            *of* cover everything. What only a whole payload shows (its digests and counts) is not compared.
+            chunks (KTB2) a range of chunks, of all others the whole of the archives that belong to this part. Parts 1
+            to *of* cover everything. What only a whole payload shows (its digests and counts) is not compared when
+            chunks are.
         policy: Whose archives may be opened; the content of one it refuses is not. `None` trusts everybody, and still
             finds signatures that do not fit.
         record: Whether to note the result beside the archive, which needs the right to create.
@@ -92,6 +93,8 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         SinkUnavailableError: The store could not be reached: says nothing about the archive.
         SinkPermissionError: Listing or reading is refused.
     """
+    if sample is not None and sample.of == 1:
+        sample = None
     run = _Run(sink=sink, archive_id=archive_id, observer=observer, policy=policy or _NOBODY)
     manifest = run.structure()
     if manifest is not None and level is not VerifyLevel.STRUCTURE:

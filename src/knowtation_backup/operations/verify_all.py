@@ -1,24 +1,29 @@
-"""Verify many archives: one that is damaged, or that no key fits, does not keep the others from being looked at."""
+"""
+Verify many archives, and find the one to use instead of a bad one.
+
+One that is damaged, or that no key fits, does not keep the others from being looked at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import BackupError, BlobNotFoundError, OperationCancelledError, SinkUnavailableError
 from ..model.events import Event
-from ..model.plans import ArchiveInfo
+from ..model.plans import ArchiveInfo, ArchiveState
 from ..model.reports import Sample, Unverified, VerifyAllReport, VerifyLevel, VerifyReport
+from ..model.selection import ArchiveFilter
 from ..model.signatures import SignaturePolicy
 from .catalog import list_archives
 from .verify import PayloadChecker, verify
 
-__all__ = ["verify_all"]
+__all__ = ["find_good", "verify_all"]
 
 
 def verify_all(  # noqa: PLR0913 - those of `verify`, and which archives
     sink: ArchiveSink,
-    archives: Iterable[ArchiveInfo] | Callable[[ArchiveInfo], bool] | None = None,
+    archives: Iterable[ArchiveInfo] | ArchiveFilter | None = None,
     *,
     level: VerifyLevel = VerifyLevel.CONTENT,
     codec: Codec | None = None,
@@ -37,9 +42,9 @@ def verify_all(  # noqa: PLR0913 - those of `verify`, and which archives
 
     Args:
         sink: Where they are.
-        archives: As `list_archives` returned them, or a function that chooses among those. Of the archives on the sink
-            only those are looked at that have a manifest and are not in the trash: files of other tools say nothing of
-            themselves, and unfinished backups may still be running.
+        archives: As `list_archives` returned them, or which of those. `None` means all but those in the trash. Without
+            a manifest there is nothing to check: files of other tools say nothing of themselves, and unfinished
+            backups may still be running.
         level: See `verify`, and so for all others.
         codec: Opens sealed archives.
         payload_checker: Judges payloads.
@@ -53,10 +58,9 @@ def verify_all(  # noqa: PLR0913 - those of `verify`, and which archives
         SinkUnavailableError: The store could not be reached: says nothing about the archives.
         SinkPermissionError: Listing is refused.
     """
-    if archives is None or callable(archives):
-        chosen = [info for info in list_archives(sink) if _is_checkable(info) and (archives is None or archives(info))]
-    else:
-        chosen = list(archives)
+    if archives is None or isinstance(archives, ArchiveFilter):
+        archives = list_archives(sink, archives or ArchiveFilter())
+    chosen = [info for info in archives if info.has_manifest]
     reports: list[VerifyReport] = []
     unverified: list[Unverified] = []
     vanished: list[str] = []
@@ -96,5 +100,30 @@ def verify_all(  # noqa: PLR0913 - those of `verify`, and which archives
     return VerifyAllReport(reports=tuple(reports), unverified=tuple(unverified), vanished=tuple(vanished))
 
 
-def _is_checkable(info: ArchiveInfo) -> bool:
-    return info.has_manifest and info.standing.trashed_at is None
+def find_good(archives: Sequence[ArchiveInfo], bad: ArchiveInfo) -> ArchiveInfo:
+    """
+    Return the archive to use instead of a bad one: the newest older one of its series whose whole content proved good.
+
+    Args:
+        archives: As `list_archives` returned them.
+        bad: The one that cannot be used.
+
+    Raises:
+        BlobNotFoundError: There is none (``no_such_archive``).
+    """
+    older = (
+        info
+        for info in archives
+        if info.series == bad.series
+        and info.age_key < bad.age_key
+        and info.state is ArchiveState.COMPLETE
+        and info.standing.verified_at is not None
+        and not info.standing.quarantined
+        and info.standing.trashed_at is None
+    )
+    found = max(older, key=lambda info: info.age_key, default=None)
+    if found is None:
+        message = f"no archive of {bad.series} before {bad.archive_id} is complete and verified"
+        hint = "verify older ones with record=True, or look for another copy of this one"
+        raise BlobNotFoundError(message, kind="no_such_archive", hint=hint, archive_id=bad.archive_id)
+    return found

@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from .errors import ConfigurationError
+from .errors import BlobNotFoundError, ConfigurationError
 from .model.blobs import BlobInfo, SinkCapabilities, check_key
 from .model.events import Event
 from .model.manifest import CodecSpec
@@ -205,6 +205,22 @@ class ArchiveSink(abc.ABC):
     def target_results(self, archive_id: str) -> tuple[TargetResult, ...]:  # noqa: ARG002 - for those that have several
         """Return how each target fared with the blobs of an archive; nothing unless the sink has several targets."""
         return ()
+
+    def is_free(self, key: str) -> bool:
+        """
+        Return whether *key* seems to be free; only `put` decides.
+
+        A sink with several targets may answer although some cannot be reached, where `stat` could not say for sure.
+
+        Raises:
+            SinkUnavailableError: The store could not be reached.
+            SinkPermissionError: Looking is refused.
+        """
+        try:
+            self.stat(key)
+        except BlobNotFoundError:
+            return True
+        return False
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
         """

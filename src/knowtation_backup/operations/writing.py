@@ -83,20 +83,13 @@ class ArchiveWriter:
         """
         for number in range(_MAX_NUMBER + 1):
             key = ArtifactName(name=name, taken_at=taken_at, suffix=suffix, number=number).key
-            if not self._exists(key):
+            if self.sink.is_free(key):
                 started = _started(key, kind=kind, source_id=source_id, taken_at=taken_at)
                 with contextlib.suppress(BlobExistsError):
                     self.sink.put(side_key(key, STARTED_NAME), [started])
                     return key
         message = f"{_MAX_NUMBER + 1} archives of {name} bear the stamp of this second in {self.sink.location}"
         raise SinkError(message, kind="no_free_name", hint="wait a second; check the clock")
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self.sink.stat(key)
-        except BlobNotFoundError:
-            return False
-        return True
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Written:
         """

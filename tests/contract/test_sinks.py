@@ -14,6 +14,9 @@ from fsspec.spec import AbstractBufferedFile
 from knowtation_backup.contracts import ArchiveSink
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.sinks.mirror import MirrorSink
+from knowtation_backup.sinks.retrying import RetryingSink
+from knowtation_backup.sinks.wrappers import AppendOnlySink, ObservedSink, ThrottledSink
 from knowtation_backup.testing.faults import FaultSink
 from knowtation_backup.testing.sinks import SinkContract
 
@@ -48,6 +51,62 @@ class TestFaultlessFaultSink(SinkContract):
     @pytest.fixture
     def sink(self) -> ArchiveSink:
         return FaultSink(MemorySink())
+
+
+class TestAppendOnly(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return AppendOnlySink(MemorySink())
+
+
+class TestRetrying(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return RetryingSink(MemorySink(), repeat_bytes=100_000)
+
+
+class TestThrottled(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return ThrottledSink(
+            MemorySink(), upload_bytes_per_second=1e6, download_bytes_per_second=1e6, sleep=lambda _seconds: None
+        )
+
+
+class TestObserved(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return ObservedSink(MemorySink(), lambda _event: None)
+
+
+class TestMirrorOfTwo(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> ArchiveSink:
+        return MirrorSink({"memory": MemorySink(), "local": FsspecSink(tmp_path)})
+
+
+class TestMirrorOfThreeWithAMajority(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return MirrorSink({"a": MemorySink(), "b": MemorySink(), "c": MemorySink()}, quorum=2)
+
+
+class TestMirrorWithATargetThatIsDown(SinkContract):
+    """The contract holds on what is left."""
+
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        down = FaultSink(MemorySink(), fail_from=0)
+        # Deleting must reach every target, so it cannot work here.
+        targets = {"down": down, "b": MemorySink(), "c": MemorySink()}
+        return AppendOnlySink(MirrorSink(targets, quorum=2, tolerate_unreachable=1))
+
+
+class TestAllWrappersAtOnce(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> ArchiveSink:
+        mirror = MirrorSink({"memory": MemorySink(), "local": AppendOnlySink(FsspecSink(tmp_path))})
+        return RetryingSink(ObservedSink(ThrottledSink(mirror), lambda _event: None))
 
 
 class TestPublishedByRename(SinkContract):

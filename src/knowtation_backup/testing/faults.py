@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -30,11 +31,12 @@ def _unreachable(operation: str) -> Exception:
 
 class FaultSink(ArchiveSink):
     """
-    Passes everything on, and fails once.
+    Passes everything on, and fails once, or from one operation on.
 
     Args:
         inner: The sink that works.
         fail_at: Number of the operation to fail, from 0; `None` never fails and only counts.
+        fail_from: Number of the first operation to fail together with all that follow: a store that is gone.
         moment: When it fails. Listing and reading fail after their first item, writing after the first chunk; looking
             and deleting have no middle and fail before.
         error: Makes what is raised from the operation's text, such as ``put a/b``.
@@ -45,15 +47,22 @@ class FaultSink(ArchiveSink):
         inner: ArchiveSink,
         *,
         fail_at: int | None = None,
+        fail_from: int | None = None,
         moment: FaultMoment = FaultMoment.BEFORE,
         error: Callable[[str], BaseException] = _unreachable,
     ) -> None:
         self._inner = inner
         self._fail_at = fail_at
+        self._fail_from = fail_from
+        self._lock = threading.Lock()
         self._moment = moment
         self._error = error
         self.operations: list[str] = []
         """What was asked so far, such as ``put a/b``; the index is the operation's number."""
+
+    def __repr__(self) -> str:
+        """Return class and the sink inside."""
+        return f"FaultSink({self._inner!r})"
 
     @property
     def capabilities(self) -> SinkCapabilities:
@@ -66,8 +75,11 @@ class FaultSink(ArchiveSink):
         return self._inner.location
 
     def _count(self, operation: str) -> FaultMoment | None:
-        self.operations.append(operation)
-        return self._moment if len(self.operations) - 1 == self._fail_at else None
+        with self._lock:
+            number = len(self.operations)
+            self.operations.append(operation)
+        planned = number == self._fail_at or (self._fail_from is not None and number >= self._fail_from)
+        return self._moment if planned else None
 
     def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
         operation = f"put {key}"

@@ -21,6 +21,7 @@ from .model.details import ArchiveDetails
 from .model.manifest import Manifest
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import BackupReport, ForgetReport, VerifyLevel, VerifyReport
+from .model.selection import ArchiveFilter
 from .operations.backup import BackupOptions, backup
 from .operations.catalog import find_archive, list_archives, resolve_archive
 from .operations.forget import apply_forget, plan_forget
@@ -66,8 +67,8 @@ class Pipeline:
         )
 
     def list(self) -> tuple[ArchiveInfo, ...]:
-        """Return what is on the sink, newest first, damaged and unfinished ones shown as such."""
-        return tuple(list_archives(self.sink))
+        """Return what is on the sink except its trash, newest first, damaged and unfinished ones shown as such."""
+        return tuple(list_archives(self.sink, ArchiveFilter()))
 
     def find(self, archive_id: str = "latest") -> ArchiveInfo:
         """Return the one archive that *archive_id* names."""
@@ -108,5 +109,5 @@ class Pipeline:
         return plan_forget(self.sink, self.retention, now=self.clock())
 
     def apply(self, plan: ForgetPlan) -> ForgetReport:
-        """Remove what a plan forgets, if the sink still holds exactly what was planned for."""
-        return apply_forget(self.sink, plan, observer=self.observer)
+        """Do what a plan says, if the sink still holds exactly what was planned for."""
+        return apply_forget(self.sink, plan, observer=self.observer, clock=self.clock)

@@ -19,6 +19,7 @@ from knowtation_backup import (
     ReadBack,
 )
 from knowtation_backup.errors import SinkFullError
+from knowtation_backup.operations.trash import plan_empty_trash
 from knowtation_backup.sandbox import Answer, SandboxNetwork
 from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
 from knowtation_backup.testing.faults import FaultSink
@@ -62,6 +63,7 @@ def test_told_fields_are_those_of_the_reference() -> None:
     sink.delete(f"side/{incomplete}/details.json")
     assert not last.verify(incomplete).ok
     last.apply(last.plan_forget())
+    last.apply(plan_empty_trash(sink, now=moments[3], grace=dt.timedelta(0)))
 
     documented: dict[str, list[set[str]]] = {}
     for match in ROW.finditer(PAGE):

@@ -20,6 +20,7 @@ from knowtation_backup.testing.sources import FakeSource
 
 START = dt.datetime(2026, 4, 1, tzinfo=dt.UTC)
 NOW = START + dt.timedelta(days=20)
+AT_ONCE = dt.timedelta(0)
 
 
 def make(sink: MemorySink, days: int, *, complete: bool = True) -> str:
@@ -42,7 +43,7 @@ def sink() -> MemorySink:
 
 
 def test_the_plan_is_applied_and_nothing_else_happens(sink: MemorySink) -> None:
-    plan = plan_forget(sink, KeepLast(limit=2), now=NOW)
+    plan = plan_forget(sink, KeepLast(limit=2), now=NOW, trash_grace=AT_ONCE)
     before = sink.contents()
     events: list[Event] = []
     report = apply_forget(sink, plan, observer=events.append)
@@ -57,6 +58,8 @@ def test_the_plan_is_applied_and_nothing_else_happens(sink: MemorySink) -> None:
     assert report.freed_bytes == sum(len(before[key]) for key in gone)
     assert report.outcome is Outcome.OK
     assert "forgot 4 archive(s)" in str(report)
+    assert "applying would delete 4 archive(s)" in str(plan)
+    assert {event.name for event in events} == {"forget.removed"}
     assert [event.fields["archive_id"] for event in events] == list(report.forgotten)
     for key in ("operator-full-export-20200101T000000Z.json", "backup-20200101T000000Z.tgz", "notes.txt"):
         assert sink.contents()[key] == b"theirs"
@@ -67,7 +70,7 @@ def test_planning_needs_no_right_to_delete() -> None:
     sink = MemorySink(permissions="lrw")
     for days in range(3):
         make(sink, days)
-    plan = plan_forget(sink, KeepLast(limit=1), now=NOW)
+    plan = plan_forget(sink, KeepLast(limit=1), now=NOW, trash_grace=AT_ONCE)
     assert len(plan.forgotten) == 2
     before = sink.contents()
     with pytest.raises(SinkPermissionError):
@@ -132,10 +135,10 @@ def test_an_interruption_anywhere_leaves_whole_archives_or_known_rests(moment: F
         return sink
 
     counting = FaultSink(fresh())
-    apply_forget(counting, plan_forget(counting, KeepLast(limit=2), now=NOW))
+    apply_forget(counting, plan_forget(counting, KeepLast(limit=2), now=NOW, trash_grace=AT_ONCE))
     for number in range(len(counting.operations)):
         inner = fresh()
-        plan = plan_forget(inner, KeepLast(limit=2), now=NOW)
+        plan = plan_forget(inner, KeepLast(limit=2), now=NOW, trash_grace=AT_ONCE)
         kept = [info.archive_id for info in plan.kept]
         faulty = FaultSink(inner, fail_at=number, moment=moment)
         try:
@@ -147,13 +150,13 @@ def test_an_interruption_anywhere_leaves_whole_archives_or_known_rests(moment: F
         states = {info.archive_id: info.state for info in list_archives(inner)}
         assert all(states[archive_id] is ArchiveState.COMPLETE for archive_id in kept)
         assert set(states.values()) <= {ArchiveState.COMPLETE, ArchiveState.UNFINISHED}
-        apply_forget(inner, plan_forget(inner, KeepLast(limit=2), now=NOW))
+        apply_forget(inner, plan_forget(inner, KeepLast(limit=2), now=NOW, trash_grace=AT_ONCE))
         assert [info.archive_id for info in list_archives(inner)] == kept
         assert {key.split("/")[1] if "/" in key else key for key in inner.contents()} == set(kept)
 
 
 def test_an_archive_somebody_else_removes_meanwhile_is_fine(sink: MemorySink) -> None:
-    plan = plan_forget(sink, KeepLast(limit=2), now=NOW)
+    plan = plan_forget(sink, KeepLast(limit=2), now=NOW, trash_grace=AT_ONCE)
     first = min(plan.forgotten, key=lambda info: info.age_key)
 
     class Helpful(FaultSink):

@@ -48,7 +48,7 @@ from .options import ExportOptions
 from .resume import CopiedTenant, finished_tenants
 from .tenants import Piece, Problem, RawReply, Remark, TenantReader, TenantStart, Workshop
 
-__all__ = ["OperatorExporter", "VaultExporter"]
+__all__ = ["OperatorExporter", "VaultExporter", "vault_tag"]
 
 _Item: TypeAlias = Piece | CopiedTenant
 
@@ -161,7 +161,7 @@ class ExportCapture:
         self._cancellation = Cancellation()
         self._source_id = hub.address.source_id
         if only is not None:
-            self._source_id += f"/{_vault_tag(self._source_id, *only)}"
+            self._source_id += f"/{vault_tag(self._source_id, *only)}"
         self._hub = hub.for_run(
             observer=observer,
             cancellation=self._cancellation,
@@ -470,7 +470,7 @@ def _given(piece: CopiedTenant) -> Step[_Item]:
     return Step(lambda: Done((piece,)))
 
 
-def _vault_tag(hub_id: str, user_id: str, vault_id: str) -> str:
+def vault_tag(hub_id: str, user_id: str, vault_id: str) -> str:
     """
     Return 16 hexadecimal digits that stand for one vault of one tenant in the clear manifest.
 

@@ -31,7 +31,7 @@ _INFO: Final = b"backup-key-wrapping-v1"
 
 
 def leaf_hash(path: str, content: bytes) -> str:
-    """Return SHA-256 over the path's UTF-8 and the content, in hexadecimal: an entry in ``checksums`` of full backups."""
+    """Return SHA-256 over the path's UTF-8 and the content, in hexadecimal: what full backups have in ``checksums``."""
     return hashlib.sha256(path.encode() + content).hexdigest()
 
 

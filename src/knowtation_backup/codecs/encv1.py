@@ -154,7 +154,7 @@ class EncV1Codec(EncryptionCodec):
             TamperedError: Wrong passphrase, or changed bytes; nothing was released.
         """
         limit = self._options.limit_bytes
-        text = collect(read, -(-limit // 3) * 4 + _ENVELOPE_BYTES)
+        text = collect(read(), -(-limit // 3) * 4 + _ENVELOPE_BYTES)
         if text is None:
             message = f"this {_VERSION} file holds more than {limit} bytes, which would have to be in memory"
             hint = "raise EncV1Options.limit_bytes if the file is genuine"

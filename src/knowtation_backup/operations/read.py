@@ -11,10 +11,10 @@ from ..errors import (
     BackupError,
     BlobNotFoundError,
     ConfigurationError,
+    DecryptionError,
     DigestMismatchError,
     IntegrityError,
     ManifestError,
-    TamperedError,
     TruncatedError,
     UnsupportedFormatError,
 )
@@ -135,7 +135,7 @@ def open_blob(sink: ArchiveSink, ref: BlobRef, codec: Codec | None, *, unchecked
             yield from passes.check_again()
         else:
             yield from codec.open(passes)
-    except (UnsupportedFormatError, TruncatedError, TamperedError) as error:
+    except (UnsupportedFormatError, IntegrityError, DecryptionError) as error:
         # Say what is wrong with the stored bytes, if something is, rather than what opening made of them.
         try:
             passes.finish_first()

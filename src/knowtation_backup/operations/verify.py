@@ -21,6 +21,7 @@ from ..errors import (
     BlobNotFoundError,
     DecryptionError,
     IntegrityError,
+    NoMatchingKeyError,
     SignatureError,
     UnsupportedFormatError,
 )
@@ -293,6 +294,8 @@ class _Run:
         try:
             for chunk in open_blob(self.sink, ref, codec, unchecked=True):
                 take(chunk)
+        except NoMatchingKeyError:
+            raise  # says nothing about the bytes, which are as they were written
         except _WRONG_BYTES as error:
             self.note_error(error, ref.key)
             return False
@@ -305,6 +308,10 @@ class _Run:
             return
         try:
             self.bytes_read += sampled.check(ref)
+        except NoMatchingKeyError:
+            # Another key, or a header that was damaged: only the digest over the whole blob can tell.
+            if self._open(ref, None, _forget):
+                raise
         except _WRONG_BYTES as error:
             self.note_error(error, ref.key)
 
@@ -331,7 +338,7 @@ class _Run:
                 findings = [Finding(code=error.kind, where=ref.key, message=str(error))]
         if failure:
             # What a checker made of a stream that broke off says nothing more.
-            if not isinstance(failure[0], _WRONG_BYTES):
+            if not isinstance(failure[0], _WRONG_BYTES) or isinstance(failure[0], NoMatchingKeyError):
                 raise failure[0]
             self.note_error(failure[0], ref.key)
             return

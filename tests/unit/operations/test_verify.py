@@ -1,16 +1,25 @@
 """Verifying: every kind of damage has its finding, and what is no damage is raised."""
 
 import datetime as dt
+import functools
+import hashlib
 import json
+import secrets
+import tracemalloc
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 import pytest
 
-from knowtation_backup.codecs.keys import EncryptionKey
+from knowtation_backup.codecs.chain import CodecChain
+from knowtation_backup.codecs.compression import Compression
+from knowtation_backup.codecs.keys import EncryptionKey, Passphrase
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
-from knowtation_backup.contracts import EncryptionCodec
+from knowtation_backup.codecs.ktb2 import Argon2Parameters, Ktb2Codec
+from knowtation_backup.contracts import ArchiveSink, Codec, EncryptionCodec
 from knowtation_backup.errors import (
     BlobNotFoundError,
     ConfigurationError,
@@ -21,8 +30,18 @@ from knowtation_backup.errors import (
 from knowtation_backup.model.blobs import BlobRef
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.manifest import Manifest, manifest_key
-from knowtation_backup.model.reports import Finding, Outcome, SideFile, VerifyLevel, VerifyReport
+from knowtation_backup.model.marks import MarkVerb
+from knowtation_backup.model.reports import (
+    Coverage,
+    Finding,
+    Outcome,
+    Sample,
+    SideFile,
+    VerifyLevel,
+    VerifyReport,
+)
 from knowtation_backup.operations.backup import backup
+from knowtation_backup.operations.marks import list_marks, pin, read_marks, read_standing
 from knowtation_backup.operations.verify import verify
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -35,7 +54,7 @@ SOURCE = FakeSource(side_files=(SideFile(name="raw-0001.txt", content=b"not json
 CODECS = pytest.mark.parametrize("codec", [None, SEALED], ids=["plain", "sealed"])
 
 
-def make(codec: EncryptionCodec | None, source: FakeSource = SOURCE) -> tuple[MemorySink, str]:
+def make(codec: Codec | None, source: FakeSource = SOURCE) -> tuple[MemorySink, str]:
     sink = MemorySink()
     return sink, backup(source, sink, codec, clock=lambda: MOMENT).archive_id
 
@@ -45,7 +64,7 @@ def replace(sink: MemorySink, key: str, data: bytes) -> None:
     sink.put(key, [data])
 
 
-def check(sink: MemorySink, archive_id: str, codec: EncryptionCodec | None, **options: Any) -> VerifyReport:
+def check(sink: ArchiveSink, archive_id: str, codec: Codec | None, **options: Any) -> VerifyReport:
     return verify(sink, archive_id, codec=codec, clock=lambda: MOMENT, **options)
 
 
@@ -214,8 +233,6 @@ def test_details_that_cannot_be_read_are_found(content: bytes) -> None:
     sealed = b"".join(SEALED.seal([content]))
     replace(sink, key, sealed)
     manifest = Manifest.from_bytes(sink.contents()[manifest_key(archive_id)])
-    import hashlib  # noqa: PLC0415 - only this test forges digests
-
     forged = BlobRef(key=key, size_bytes=len(sealed), sha256=hashlib.sha256(sealed).hexdigest())
     edit_manifest(sink, archive_id, side=(forged, *manifest.side[1:]))
     report = check(sink, archive_id, SEALED)
@@ -355,3 +372,242 @@ def test_findings_of_sealed_content_do_not_reach_observers() -> None:
     assert [event.name for event in events] == ["verify.finding", "verify.finished"]
     assert "tenant text" not in repr(events)
     assert "secret path" not in repr(events)
+
+
+FAST_KEY = EncryptionKey.generate()
+CHUNKED = Ktb2Codec(seal_to=FAST_KEY, chunk_bytes=4096)
+LARGE = attrs.evolve(SOURCE, payload=tuple(bytes([number]) * 3000 for number in range(50)))
+CHAINS = pytest.mark.parametrize(
+    "chain",
+    [
+        Compression("gzip"),
+        Compression("zstd", threads=1),
+        Compression("xz", threads=1),
+        CHUNKED,
+        CodecChain(Compression("gzip"), CHUNKED),
+        CodecChain(Compression("gzip"), SEALED),
+    ],
+    ids=["gzip", "zstd", "xz", "ktb2", "gzip+ktb2", "gzip+ktb1"],
+)
+
+
+@CHAINS
+def test_every_chain_verifies_and_its_damage_is_found(chain: Codec) -> None:
+    sink = MemorySink()
+    archive_id = backup(LARGE, sink, chain, clock=lambda: MOMENT).archive_id
+    report = verify(sink, archive_id, codec=chain)
+    assert report.ok
+    assert report.covered is Coverage.WHOLE
+    for key, data in sink.contents().items():
+        if key.endswith(("manifest.json", "started.json")):
+            continue
+        for position in {0, len(data) // 2, len(data) - 1}:
+            changed = bytearray(data)
+            changed[position] ^= 1
+            replace(sink, key, bytes(changed))
+            assert found(verify(sink, archive_id, codec=chain)) == [("digest_mismatch", key.rpartition("/")[2])]
+        replace(sink, key, data)
+
+
+def compressed_bomb(sink: MemorySink, archive_id: str, name: str, plain_bytes: int) -> None:
+    """Put a blob of zeros in place of one of an archive that was only compressed, and correct the manifest."""
+    packer = zlib.compressobj(9, wbits=31)
+    parts = [packer.compress(bytes(1 << 20)) for _ in range(plain_bytes >> 20)]
+    data = b"".join([*parts, packer.flush()])
+    manifest = Manifest.from_bytes(sink.contents()[manifest_key(archive_id)])
+    refs = {ref.key.rpartition("/")[2]: ref for ref in (manifest.artifact, *manifest.side)}
+    ref = refs[name or archive_id]
+    forged = attrs.evolve(ref, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    replace(sink, ref.key, data)
+    if name:
+        edit_manifest(sink, archive_id, side=tuple(forged if old == ref else old for old in manifest.side))
+    else:
+        edit_manifest(sink, archive_id, artifact=forged)
+
+
+@pytest.mark.parametrize("name", ["", "details.json.gz", "raw-0001.txt.gz"])
+def test_bombs_are_findings_and_not_memory(name: str) -> None:
+    sink = MemorySink()
+    archive_id = backup(SOURCE, sink, Compression("gzip"), clock=lambda: MOMENT).archive_id
+    compressed_bomb(sink, archive_id, name, 100 << 20)
+    tracemalloc.start()
+    report = verify(sink, archive_id)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found(report) == [("decompression_limit", name or archive_id)]
+    limit = 200 << 20 if name.startswith("details") else 16 << 20  # details are kept, up to the limit
+    assert peak < limit
+
+
+def test_details_that_open_to_too_much_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knowtation_backup.operations.verify.MAX_DETAILS_BYTES", 1 << 20)
+    sink = MemorySink()
+    archive_id = backup(SOURCE, sink, Compression("gzip"), clock=lambda: MOMENT).archive_id
+    compressed_bomb(sink, archive_id, "details.json.gz", 50 << 20)
+    assert found(verify(sink, archive_id)) == [("details_too_large", "details.json.gz")]
+
+
+class TestSamples:
+    @staticmethod
+    def run(sink: MemorySink, archive_id: str, codec: Codec, of: int) -> list[VerifyReport]:
+        return [
+            verify(sink, archive_id, codec=codec, sample=Sample(part=part, of=of), record=True, clock=lambda: MOMENT)
+            for part in range(1, of + 1)
+        ]
+
+    @pytest.mark.parametrize("codec", [CHUNKED, CodecChain(Compression("gzip", level=1), CHUNKED)], ids=["", "gzip"])
+    @pytest.mark.parametrize("of", [2, 7, 20])
+    def test_all_parts_together_find_every_changed_chunk(self, codec: Codec, of: int) -> None:
+        source = attrs.evolve(LARGE, payload=(secrets.token_bytes(60_000),))
+        sink = MemorySink()
+        archive_id = backup(source, sink, codec, clock=lambda: MOMENT).archive_id
+        data = sink.contents()[archive_id]
+        for report in self.run(sink, archive_id, codec, of):
+            assert report.ok
+            assert report.covered is Coverage.PART
+            assert report.bytes_read < len(data)
+        for position in range(0, len(data), 4096):
+            changed = bytearray(data)
+            changed[position] ^= 1
+            replace(sink, archive_id, bytes(changed))
+            parts = [
+                verify(sink, archive_id, codec=codec, sample=Sample(part=part, of=of)) for part in range(1, of + 1)
+            ]
+            assert any(not report.ok for report in parts), position
+
+    def test_the_details_are_compared_in_every_part(self) -> None:
+        sink = MemorySink()
+        archive_id = backup(LARGE, sink, CHUNKED, clock=lambda: MOMENT).archive_id
+        edit_manifest(sink, archive_id, complete=False)
+        for report in self.run(sink, archive_id, CHUNKED, 3):
+            assert found(report) == [("manifest_contradicted", "manifest.complete")]
+
+    @CODECS
+    def test_what_can_only_be_read_whole_is_read_in_one_part(self, codec: EncryptionCodec | None) -> None:
+        sink = MemorySink()
+        moments = [MOMENT + dt.timedelta(days=day) for day in range(12)]
+        ids = [
+            backup(SOURCE, sink, codec, clock=functools.partial(min, moment, moment)).archive_id for moment in moments
+        ]
+        covered = []
+        for archive_id in ids:
+            reports = [
+                verify(sink, archive_id, codec=codec, sample=Sample(part=part, of=4), record=True)
+                for part in (1, 2, 3, 4)
+            ]
+            assert all(report.ok for report in reports)
+            assert sorted(report.covered.value for report in reports) == ["none", "none", "none", "whole"]
+            covered += [report.sample.part for report in reports if report.covered is Coverage.WHOLE and report.sample]
+            marks = Counter(mark.name.verb for mark in read_marks(sink, archive_id))
+            assert marks == {MarkVerb.CHECKED: 3, MarkVerb.VERIFIED: 1}
+        assert len(set(covered)) > 1, "archives are spread over the parts"
+
+    def test_reports_say_what_was_not_read(self) -> None:
+        sink, archive_id = make(SEALED)
+        texts = [str(report) for report in self.run(sink, archive_id, SEALED, 5)]
+        assert sum("content not read" in text for text in texts) == 4
+        assert "part 2 of 5" in texts[1]
+
+    def test_one_part_of_one_is_everything(self) -> None:
+        sink, archive_id = make(CHUNKED)
+        report = verify(sink, archive_id, codec=CHUNKED, sample=Sample(part=1, of=1))
+        assert (report.covered, report.sample) == (Coverage.WHOLE, None)
+
+    def test_a_missing_blob_and_an_unreachable_store_stay_apart(self) -> None:
+        sink, archive_id = make(CHUNKED)
+        counting = FaultSink(sink)
+        assert verify(counting, archive_id, codec=CHUNKED, sample=Sample(part=1, of=2)).ok
+        for number in range(len(counting.operations)):
+            with pytest.raises(SinkUnavailableError):
+                verify(FaultSink(sink, fail_at=number), archive_id, codec=CHUNKED, sample=Sample(part=1, of=2))
+        sink.delete(archive_id)
+        report = verify(sink, archive_id, codec=CHUNKED, sample=Sample(part=1, of=2))
+        assert found(report) == [("blob_not_found", archive_id)]
+
+    @pytest.mark.parametrize("sample", [None, Sample(part=1, of=2)])
+    def test_a_wrong_key_is_an_error_and_a_damaged_slot_a_finding(self, sample: Sample | None) -> None:
+        """Passphrases have no id, so that only opening tells."""
+        sink = MemorySink()
+        ours, other = (
+            Ktb2Codec(seal_to=Passphrase(text=text), kdf=Argon2Parameters(memory_kib=19 << 10, iterations=2))
+            for text in ("correct horse battery staple", "incorrect horse")
+        )
+        archive_id = backup(SOURCE, sink, ours, clock=lambda: MOMENT).archive_id
+        assert verify(sink, archive_id, codec=ours, sample=sample).ok
+        with pytest.raises(NoMatchingKeyError):
+            verify(sink, archive_id, codec=other, sample=sample)
+        changed = bytearray(sink.contents()[archive_id])
+        changed[60] ^= 1  # the salt of the slot
+        replace(sink, archive_id, bytes(changed))
+        assert found(verify(sink, archive_id, codec=ours, sample=sample)) == [("digest_mismatch", archive_id)]
+
+
+class TestRecording:
+    def test_a_good_result_is_noted(self) -> None:
+        sink, archive_id = make(SEALED)
+        report = check(sink, archive_id, SEALED, record=True)
+        assert report.recorded
+        standing = read_standing(sink, list_marks(sink, archive_id))
+        assert standing.verified_at == MOMENT
+        assert not check(sink, archive_id, SEALED).recorded
+
+    def test_a_bad_one_too_with_codes_and_without_messages(self) -> None:
+        sink, archive_id = make(SEALED)
+        replace(sink, archive_id, sink.contents()[archive_id][:-1])
+        assert check(sink, archive_id, SEALED, record=True, level=VerifyLevel.PRESENCE).recorded
+        (mark,) = read_marks(sink, archive_id)
+        assert mark.name.verb is MarkVerb.FAILED
+        assert mark.values == {"level": "presence", "part": None, "of": None, "findings": ["size_mismatch"]}
+
+    @pytest.mark.parametrize("level", [VerifyLevel.STRUCTURE, VerifyLevel.PRESENCE])
+    def test_less_than_all_does_not_count_as_verified(self, level: VerifyLevel) -> None:
+        sink, archive_id = make(SEALED)
+        assert check(sink, archive_id, SEALED, record=True, level=level).recorded
+        assert read_standing(sink, list_marks(sink, archive_id)).verified_at is None
+
+    def test_a_sink_that_refuses_does_not_lose_the_result(self) -> None:
+        sink, archive_id = make(SEALED)
+        narrow = MemorySink(permissions="lr")
+        narrow._blobs = sink._blobs
+        events: list[Event] = []
+        report = check(narrow, archive_id, SEALED, record=True, observer=events.append)
+        assert report.ok
+        assert not report.recorded
+        assert [(event.name, event.fields.get("error")) for event in events] == [
+            ("verify.finished", None),
+            ("verify.not_recorded", "sink_permission"),
+        ]
+
+    def test_nothing_is_noted_of_what_is_no_archive_yet(self) -> None:
+        sink, archive_id = make(SEALED)
+        sink.delete(manifest_key(archive_id))
+        assert not check(sink, archive_id, SEALED, record=True).recorded
+        assert read_marks(sink, archive_id) == []
+
+    def test_a_mark_from_the_end_of_time_does_not_lose_the_result(self) -> None:
+        sink, archive_id = make(SEALED)
+        sink.put(f"side/{archive_id}/marks/99991231T235959999Z-noted-00000000.json", [b"{}"])
+        report = check(sink, archive_id, SEALED, record=True)
+        assert not report.recorded
+        assert found(report) == [("mark", "99991231T235959999Z-noted-00000000.json")]
+
+
+class TestMarks:
+    def test_damaged_ones_that_matter_are_found(self) -> None:
+        sink, archive_id = make(SEALED)
+        pin(sink, archive_id)
+        assert check(sink, archive_id, SEALED).ok
+        (name,) = list_marks(sink, archive_id)
+        replace(sink, name.key, b"{")
+        report = check(sink, archive_id, SEALED, level=VerifyLevel.STRUCTURE)
+        assert found(report) == [("mark", name.key.rpartition("/")[2])]
+
+    def test_more_than_any_archive_has_are_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("knowtation_backup.operations.verify.MAX_SIDE_BLOBS", 20)
+        sink, archive_id = make(SEALED)
+        for number in range(30):
+            sink.put(f"side/{archive_id}/marks/20260101T000000000Z-noted-{number:08x}.json", [b"x"])
+        counting = FaultSink(sink)
+        report = check(counting, archive_id, SEALED)
+        assert [code for code, _ in found(report)] == ["too_many_blobs"]
+        assert not any("marks/" in operation for operation in counting.operations if operation.startswith("read"))

@@ -1,4 +1,4 @@
-"""What `FsspecSink` asks of the two kinds of places behind it."""
+"""What `FsspecSink` asks of the kinds of places behind it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ __all__ = ["Leftover", "Store"]
 
 @attrs.frozen(kw_only=True)
 class Leftover:
-    """A temporary file that an interrupted `put` left behind; never part of any archive."""
+    """A temporary file or unfinished upload that an interrupted `put` left behind; never part of any archive."""
 
     path: str
     """Where it is, relative to the sink."""
     size_bytes: int
     modified_at: dt.datetime | None
+    upload_id: str = ""
+    """Which upload, where a store keeps several of one path."""
 
 
 class Store(Protocol):

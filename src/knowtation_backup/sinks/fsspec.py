@@ -1,22 +1,28 @@
-"""`FsspecSink`: archives on a local directory or on any file system fsspec reaches."""
+"""`FsspecSink`: archives on a local directory, on S3, or on any file system fsspec reaches."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ..contracts import ArchiveSink
+from ..contracts import ArchiveSink, Clock, utc_now
 from ..errors import ConfigurationError
 from ..model.blobs import BlobInfo, SinkCapabilities
 from ._filesystem import FilesystemStore, Publish
 from ._local import LocalStore
+from ._sftp import SftpStore
 from ._store import Leftover, Store
+from .s3_options import S3Options
+
+if TYPE_CHECKING:
+    from ._s3 import S3Store
 
 __all__ = ["FsspecSink", "Leftover"]
 
@@ -26,8 +32,11 @@ class FsspecSink(ArchiveSink):
     Blobs below a path of a file system.
 
     Local directories are create-only and durable: a hidden temporary file in the same directory, flushed, published by
-    a hard link that fails when the name is taken; files 0600, directories 0700, made when first written to. Other file
+    a hard link that fails when the name is taken; files 0600, directories 0700, made when first written to. On S3,
+    blobs are written with conditional requests and checksums, in parts when they are large, see `S3Options`. Other file
     systems are written in the one way that never shows half a blob there; `capabilities` says what that guarantees.
+
+    A sink made from a URL holds connections: `close` it, or use it in a ``with`` statement.
 
     Args:
         target: A path, a URL such as ``memory://backups`` or ``s3://bucket/backups``, or an fsspec file system, which
@@ -36,34 +45,49 @@ class FsspecSink(ArchiveSink):
         storage_options: For the file system of a URL; may hold credentials, is not kept.
         publish: For file systems this release does not know: ``close`` when an upload becomes visible only when it is
             closed, ``rename`` when renaming is atomic.
+        s3: How blobs are written to S3.
+        clock: Dates Object Lock.
+        sleep: Waits before a request to S3 is repeated.
 
     Raises:
         ConfigurationError: No such protocol, its package is missing, or it is not known how it publishes whole.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one option per kind of place, and two for tests
         self,
         target: str | os.PathLike[str] | AbstractFileSystem,
         path: str = "",
         *,
         storage_options: Mapping[str, Any] | None = None,
         publish: Publish | None = None,
+        s3: S3Options | None = None,
+        clock: Clock = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        options = s3 or S3Options()
         if isinstance(target, AbstractFileSystem):
             filesystem, root = target, target._strip_protocol(path)  # noqa: SLF001 - fsspec has no public name for it
         else:
             text = os.fspath(target)
-            options = {"skip_instance_cache": True, "use_listings_cache": False, **(storage_options or {})}
+            settings = {"skip_instance_cache": True, "use_listings_cache": False, **(storage_options or {})}
+            if text.startswith(_S3_URLS):
+                settings = _s3_settings(options, settings)
             try:
-                filesystem, root = url_to_fs(text, **options)
+                filesystem, root = url_to_fs(text, **settings)
             except (ValueError, ImportError, TypeError) as error:
                 protocol = text.partition("://")[0]
                 message = f"no file system for {protocol}:// can be made: {type(error).__name__}"
                 raise ConfigurationError(message, kind="no_such_filesystem", hint="check URL and options") from error
             root = "/".join(part for part in (root.rstrip("/"), path.strip("/")) if part) if path else root
         self._store: Store
+        self._s3: S3Store | None = None
         if isinstance(filesystem, LocalFileSystem):
             self._store = LocalStore(root or "/")
+        elif "sftp" in filesystem.protocol and hasattr(filesystem, "ftp"):
+            self._store = SftpStore(filesystem, root)
+        elif publish is None and _is_s3(filesystem):
+            owned = filesystem is not target
+            self._store = self._s3 = _s3_store(filesystem, root, options, owned=owned, clock=clock, sleep=sleep)
         else:
             self._store = FilesystemStore(filesystem, root, publish)
 
@@ -81,15 +105,41 @@ class FsspecSink(ArchiveSink):
         """A path, or protocol and path."""
         return self._store.location
 
+    def close(self) -> None:
+        """End the connections this sink opened; the file system you brought is yours to close."""
+        if self._s3 is not None:
+            self._s3.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def probe(self) -> SinkCapabilities:
+        """
+        Find out what cannot be known without asking, and return `capabilities`.
+
+        On S3: whether the store honours ``If-None-Match: *``, tried on an object of its own below the prefix that is
+        never listed, has always the same content and stays. Other places need no asking.
+
+        Raises:
+            SinkPermissionError: Writing is refused.
+            SinkUnavailableError: The store could not be reached.
+        """
+        if self._s3 is not None:
+            self._s3.probe()
+        return self.capabilities
+
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield the temporary files that interrupted writes left behind; `list` never shows them."""
+        """Yield temporary files and unfinished uploads of interrupted writes; `list` never shows them."""
         return self._store.leftovers()
 
     def remove_leftovers(
         self, *, now: dt.datetime, older_than: dt.timedelta = dt.timedelta(days=1)
     ) -> tuple[Leftover, ...]:
         """
-        Remove temporary files of interrupted writes and return them.
+        Remove temporary files and unfinished uploads of interrupted writes and return them.
 
         Args:
             now: The present moment.
@@ -120,3 +170,27 @@ class FsspecSink(ArchiveSink):
 
     def _delete(self, key: str) -> None:
         self._store.delete(key)
+
+
+_S3_URLS = ("s3://", "s3a://")
+
+
+def _is_s3(filesystem: AbstractFileSystem) -> bool:
+    names = filesystem.protocol
+    if "s3" not in ((names,) if isinstance(names, str) else names):
+        return False
+    from s3fs import S3FileSystem  # noqa: PLC0415 - half a second that other places need not pay
+
+    return isinstance(filesystem, S3FileSystem)
+
+
+def _s3_settings(options: S3Options, given: Mapping[str, Any]) -> dict[str, Any]:
+    from ._s3_client import client_settings  # noqa: PLC0415 - half a second that other places need not pay
+
+    return client_settings(options, given)
+
+
+def _s3_store(filesystem: AbstractFileSystem, root: str, options: S3Options, **facts: Any) -> S3Store:
+    from ._s3 import S3Store  # noqa: PLC0415 - half a second that other places need not pay
+
+    return S3Store(filesystem, root, options, **facts)

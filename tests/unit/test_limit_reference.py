@@ -11,7 +11,8 @@ from knowtation_backup.exports import attestations, book, names, options, reader
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
 from knowtation_backup.ic import query
-from knowtation_backup.operations import describing, writing
+from knowtation_backup.model import marks
+from knowtation_backup.operations import catalog, describing, writing
 from knowtation_backup.operations import read as reading
 from knowtation_backup.retention import common as retention
 from knowtation_backup.sandbox import request_log
@@ -50,7 +51,9 @@ INSTRUCTIONS = execution.InstructionLimits()
         (writing._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),
         (reading.MAX_MANIFEST_BYTES, 4 * MIB, "| manifest | 4 MiB |"),
         (reading.MAX_DETAILS_BYTES, 512 * MIB, "| details | 512 MiB;"),
-        (describing.MAX_STARTED_BYTES, 64 << 10, "| 64 KiB |"),
+        (describing.MAX_STARTED_BYTES, 64 << 10, "| `started.json` | 64 KiB |"),
+        (marks.MAX_MARK_BYTES, 64 << 10, "| mark | 64 KiB |"),
+        (catalog.LIST_CONCURRENCY, 16, "| reads at once while listing | 16 |"),
         ((names._SEGMENT_BYTES, names._PATH_BYTES, names._SEGMENTS), (120, 360, 24), "360 bytes per path, 24 segments"),
         (retention.UNFINISHED_GRACE.days, 1, "unfinished archives may go | 1 day |"),
         (retention.MAX_AHEAD.days, 1, "dated in the future | 1 day |"),

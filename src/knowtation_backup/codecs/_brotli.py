@@ -42,14 +42,14 @@ def expand(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the plain bytes."""
     brotli = package()
     stream = brotli.Decompressor()
-    anything = False
     for chunk in chunks:
         for start in range(0, len(chunk), _SLICE_BYTES):
-            data = chunk[start : start + _SLICE_BYTES]
-            anything = True
             if stream.is_finished():
                 raise damaged("brotli", "bytes behind its end")
-            while data or not stream.can_accept_more_data():
+            data = chunk[start : start + _SLICE_BYTES]
+            part = data
+            # Until nothing comes: `can_accept_more_data` is true too early when the end of the input is inside already.
+            while part or not stream.can_accept_more_data():
                 try:
                     part = stream.process(data, output_buffer_limit=_STEP_BYTES)
                 except brotli.error as error:
@@ -57,7 +57,5 @@ def expand(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 data = b""
                 if part:
                     yield part
-                if stream.is_finished():
-                    break
-    if not anything or not stream.is_finished():
+    if not stream.is_finished():
         raise cut("brotli")

@@ -13,7 +13,7 @@ from typing import Final
 
 from .._engine.ahead import map_ahead
 from .._engine.chunking import even
-from ._streams import cut, damaged, not_this
+from ._streams import beginning_with, cut, damaged
 
 __all__ = ["MAGIC", "expand", "filler", "pack"]
 
@@ -66,7 +66,7 @@ def expand(chunks: Iterable[bytes]) -> Iterator[bytes]:
     member = zlib.decompressobj(wbits=_GZIP)
     begun = False  # whether the current member has taken a byte yet
     members = 0
-    for chunk in chunks:
+    for chunk in beginning_with(MAGIC, "gzip", chunks):
         data = chunk
         while data:
             if not begun and members:
@@ -76,9 +76,7 @@ def expand(chunks: Iterable[bytes]) -> Iterator[bytes]:
             try:
                 part = member.decompress(data, _STEP_BYTES)
             except zlib.error as error:
-                raise (
-                    damaged("gzip", error) if begun or members or data[:1] == MAGIC[:1] else not_this("gzip", data)
-                ) from error
+                raise damaged("gzip", error) from error
             begun = True
             if part:
                 yield part

@@ -11,7 +11,7 @@ import attrs
 from .._checks import at_least
 from ..errors import ConfigurationError, IntegrityError, TruncatedError, UnsupportedFormatError
 
-__all__ = ["Expand", "Input", "UnwrapLimits", "cut", "damaged", "limited", "not_this", "require"]
+__all__ = ["Expand", "Input", "UnwrapLimits", "beginning_with", "cut", "damaged", "limited", "not_this", "require"]
 
 Expand = Callable[[Iterable[bytes]], Iterator[bytes]]
 """Undoes one compression as a stream; never yields nothing, and at most a few MB at a time."""
@@ -71,6 +71,22 @@ def not_this(name: str, head: bytes) -> UnsupportedFormatError:
     """Return the error for bytes that do not begin like *name*."""
     message = f"these bytes are not compressed with {name}: they start with {head[:4].hex()}"
     return UnsupportedFormatError(message, kind="bad_magic", hint="is this file compressed at all?")
+
+
+def beginning_with(magic: bytes, name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """
+    Pass chunks on that begin with *magic*.
+
+    Raises:
+        UnsupportedFormatError: They do not (``bad_magic``).
+    """
+    head = b""
+    for chunk in chunks:
+        if len(head) < len(magic):
+            head += chunk[: len(magic)]
+            if head[: len(magic)] != magic[: len(head)]:
+                raise not_this(name, head)
+        yield chunk
 
 
 def require(module: str, extra: str) -> Any:

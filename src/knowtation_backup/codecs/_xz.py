@@ -12,7 +12,7 @@ from typing import Final
 
 from .._engine.ahead import map_ahead
 from .._engine.chunking import even
-from ._streams import cut, damaged, not_this
+from ._streams import beginning_with, cut, damaged
 
 __all__ = ["MAGIC", "MAX_MEMORY_BYTES", "expand", "filler", "pack"]
 
@@ -50,7 +50,7 @@ def filler(size_bytes: int) -> bytes:
 def expand(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the plain bytes of all streams; stream padding is passed over."""
     streams = _Streams()
-    for chunk in chunks:
+    for chunk in beginning_with(MAGIC, "xz", chunks):
         yield from streams.feed(chunk)
     streams.finish()
 
@@ -72,7 +72,7 @@ class _Streams:
             try:
                 part = self._decoder.decompress(data, _STEP_BYTES)
             except lzma.LZMAError as error:
-                raise self._refusal(error, data) from error
+                raise damaged("xz", error) from error
             self._begun = True
             data = b""
             if part:
@@ -100,11 +100,6 @@ class _Streams:
         if self._begun or not self._finished:
             raise cut("xz")
         self._check_padding()
-
-    def _refusal(self, error: lzma.LZMAError, data: bytes) -> Exception:
-        if not self._begun and not self._finished and not data.startswith(MAGIC[: len(data)]):
-            return not_this("xz", data)
-        return damaged("xz", error)
 
 
 def _decoder() -> lzma.LZMADecompressor:

@@ -118,5 +118,8 @@ def _decryption(spec: CodecSpec, holders: Sequence[EncryptionCodec], what: str) 
         message = f"{what} is sealed with {spec.name}; the codec given is {names}"
         raise UnsupportedFormatError(message, kind="other_codec")
     given = tuple(dict.fromkeys(key_id for ours in same_format for key_id in ours.key_ids))
-    message = f"{what} is sealed with key {wanted}; the key given is {', '.join(given) or 'unnamed'}"
+    if given and spec.key_ids:
+        message = f"{what} is sealed with key {wanted}; the key given is {', '.join(given)}"
+    else:
+        message = f"{what} is sealed ({spec.name}, key {wanted}) and no key was given that is for it"
     raise NoMatchingKeyError(message, hint="use the other key", wanted=spec.key_ids, given=given)

@@ -36,7 +36,7 @@ from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
 from .model.details import ArchiveDetails
 from .model.events import Event
 from .model.manifest import CodecSpec, Manifest
-from .model.plans import ArchiveInfo, ArchiveState, ForgetDecision, ForgetPlan
+from .model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
 from .model.reports import (
     BackupReport,
     CaptureResult,
@@ -52,6 +52,7 @@ from .observers.log import LogObserver
 from .operations.backup import BackupOptions, ReadBack
 from .pipeline import Pipeline
 from .retention.keep import KeepLast
+from .retention.policy import KeepPolicy
 from .sinks.fsspec import FsspecSink, Leftover
 from .sinks.memory import MemorySink
 
@@ -78,6 +79,7 @@ __all__ = [
     "ExportOptions",
     "ExportReader",
     "Finding",
+    "ForgetAction",
     "ForgetDecision",
     "ForgetPlan",
     "ForgetReport",
@@ -88,6 +90,7 @@ __all__ = [
     "HubStats",
     "HubTimeouts",
     "KeepLast",
+    "KeepPolicy",
     "KnownContent",
     "Ktb1Codec",
     "LedgerPrefix",

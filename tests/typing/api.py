@@ -207,7 +207,13 @@ def keys() -> Iterator[kb.EncryptionCodec]:
 
 def everything(source: kb.BackupSource, sink: kb.ArchiveSink, codec: kb.EncryptionCodec) -> int:
     clock: kb.Clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - shows the type of an attribute
-    policies: tuple[kb.RetentionPolicy, ...] = (kb.KeepLast(limit=7), KeepAll())
+    policies: tuple[kb.RetentionPolicy, ...] = (
+        kb.KeepLast(limit=7),
+        kb.KeepLast.km(),
+        kb.KeepPolicy(daily=30, within_weekly="90d", within=dt.timedelta(days=2), yearly=None, tags=["pre-upgrade"]),
+        kb.KeepPolicy.quri(),
+        KeepAll(),
+    )
     pipeline = kb.Pipeline(
         source=source,
         sink=sink,
@@ -236,6 +242,7 @@ def everything(source: kb.BackupSource, sink: kb.ArchiveSink, codec: kb.Encrypti
     assert_type(pipeline.details(), kb.ArchiveDetails)
     plan = pipeline.plan_forget()
     assert_type(plan.forgotten, tuple[kb.ArchiveInfo, ...])
+    assert_type(plan.action, kb.ForgetAction)
     assert_type(pipeline.apply(plan), kb.ForgetReport)
     plain: Any = kb.jsonable(report)
     del plain

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+from collections.abc import Iterator, Mapping
 
 import attrs
 
+from .codecs.signing import SigningKey
 from .contracts import (
     ArchiveSink,
     BackupSource,
@@ -19,14 +21,20 @@ from .contracts import (
 from .errors import ConfigurationError
 from .model.details import ArchiveDetails
 from .model.manifest import Manifest
+from .model.marks import Mark
 from .model.plans import ArchiveInfo, ForgetPlan
-from .model.reports import BackupReport, ForgetReport, VerifyLevel, VerifyReport
+from .model.reports import BackupReport, ForgetReport, Sample, VerifyAllReport, VerifyLevel, VerifyReport
 from .model.selection import ArchiveFilter
+from .model.signatures import SignaturePolicy
+from .operations import marks
+from .operations.adopt import Adoption, AdoptOptions, adopt
 from .operations.backup import BackupOptions, backup
 from .operations.catalog import find_archive, list_archives, resolve_archive
-from .operations.forget import apply_forget, plan_forget
+from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forget
 from .operations.read import read, read_details, read_manifest
+from .operations.trash import plan_empty_trash, undelete
 from .operations.verify import PayloadChecker, verify
+from .operations.verify_all import verify_all
 
 __all__ = ["Pipeline"]
 
@@ -38,20 +46,28 @@ class Pipeline:
 
     Holds no state of its own: two pipelines know nothing of each other, and one may be used from several threads as
     far as its parts allow. Every verb says what it does in the operation of the same name. Archives are named by id,
-    by the beginning of an id, or as ``latest``; see `find_archive`.
+    by the beginning of an id, by short id, or as ``latest``; see `find_archive`.
     """
 
     sink: ArchiveSink
     source: BackupSource | None = None
     """Needed for `backup` only."""
     codec: Codec | None = None
-    """Seals what `backup` writes and opens sealed archives; `None` stores in the clear."""
+    """What `backup` sends blobs through; holds the keys that open sealed archives. `None` stores them as they are."""
     retention: RetentionPolicy | None = None
     """Needed for `plan_forget` only."""
     options: BackupOptions = BackupOptions()  # noqa: RUF009 - frozen, so sharing it is safe
+    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), converter=tuple)
+    """Who signs what `backup` and `adopt` write."""
+    signatures: SignaturePolicy | None = None
+    """Whose archives may be read and pass verification; `None` trusts everybody."""
+    trash_grace: dt.timedelta = TRASH_GRACE
+    """How long forgotten archives stay in the trash; 0 removes them when a plan is applied."""
     payload_checker: PayloadChecker | None = attrs.field(default=None, repr=False)
     observer: Observer = attrs.field(default=ignore_events, repr=False)
     clock: Clock = attrs.field(default=utc_now, repr=False)
+
+    # -- write ------------------------------------------------------------------------------------------------------
 
     def backup(self) -> BackupReport:
         """Capture the source and store it as one new archive; nothing is overwritten or removed."""
@@ -62,52 +78,152 @@ class Pipeline:
             self.sink,
             self.codec,
             options=self.options,
+            signing_keys=self.signing_keys,
             observer=self.observer,
             clock=self.clock,
         )
 
-    def list(self) -> tuple[ArchiveInfo, ...]:
-        """Return what is on the sink except its trash, newest first, damaged and unfinished ones shown as such."""
-        return tuple(list_archives(self.sink, ArchiveFilter()))
-
-    def find(self, archive_id: str = "latest") -> ArchiveInfo:
-        """Return the one archive that *archive_id* names."""
-        return find_archive(list_archives(self.sink), archive_id)
-
-    def latest(self) -> ArchiveInfo:
-        """Return the newest complete archive."""
-        return self.find()
-
-    def verify(self, archive_id: str = "latest", *, level: VerifyLevel = VerifyLevel.CONTENT) -> VerifyReport:
-        """Check an archive and report every finding."""
-        return verify(
+    def adopt(self, archive_id: str, options: AdoptOptions | None = None) -> Adoption:
+        """Make an archive of a file that another tool wrote, as the listing names it; the file stays as it is."""
+        return adopt(
             self.sink,
-            resolve_archive(self.sink, archive_id),
-            level=level,
-            codec=self.codec,
-            payload_checker=self.payload_checker,
+            find_archive(list_archives(self.sink), archive_id).archive_id,
+            self.codec,
+            options=options,
+            signing_keys=self.signing_keys,
             observer=self.observer,
             clock=self.clock,
         )
+
+    # -- look -------------------------------------------------------------------------------------------------------
+
+    def list(self, wanted: ArchiveFilter | None = None) -> tuple[ArchiveInfo, ...]:
+        """
+        Return what is on the sink, newest first, damaged and unfinished ones shown as such.
+
+        Without *wanted* everything but what is in the trash.
+        """
+        return tuple(list_archives(self.sink, wanted or ArchiveFilter()))
+
+    def find(self, archive_id: str = "latest", *, verified: bool = False) -> ArchiveInfo:
+        """Return the one archive that *archive_id* names; of those that proved good, if *verified*."""
+        return find_archive(list_archives(self.sink), archive_id, verified=verified)
+
+    def latest(self, *, verified: bool = False) -> ArchiveInfo:
+        """Return the newest complete archive, or the newest whose whole content proved good."""
+        return self.find(verified=verified)
+
+    def manifest(self, archive_id: str = "latest") -> Manifest:
+        """Return the manifest of an archive: totals, sizes, digests, and the ids of the keys; needs no key."""
+        return read_manifest(self.sink, self._resolve(archive_id), self.signatures)
+
+    # -- read and check ---------------------------------------------------------------------------------------------
 
     def read(self, archive_id: str = "latest") -> Iterator[bytes]:
         """Yield the payload of an archive: plaintext, checked before the first byte."""
-        yield from read(self.sink, resolve_archive(self.sink, archive_id), self.codec)
-
-    def manifest(self, archive_id: str = "latest") -> Manifest:
-        """Return the manifest of an archive: totals, sizes, digests, and the id of the key it needs; needs no key."""
-        return read_manifest(self.sink, resolve_archive(self.sink, archive_id))
+        yield from read(self.sink, self._resolve(archive_id), self.codec, policy=self.signatures)
 
     def details(self, archive_id: str = "latest") -> ArchiveDetails:
         """Return what the capture of an archive found."""
         return read_details(self.sink, self.manifest(archive_id), self.codec)
 
+    def verify(
+        self,
+        archive_id: str = "latest",
+        *,
+        level: VerifyLevel = VerifyLevel.CONTENT,
+        sample: Sample | None = None,
+        record: bool = True,
+    ) -> VerifyReport:
+        """Check an archive, report every finding, and note the result beside it where the sink allows."""
+        return verify(
+            self.sink,
+            self._resolve(archive_id),
+            level=level,
+            codec=self.codec,
+            payload_checker=self.payload_checker,
+            sample=sample,
+            policy=self.signatures,
+            record=record,
+            observer=self.observer,
+            clock=self.clock,
+        )
+
+    def verify_all(
+        self,
+        wanted: ArchiveFilter | None = None,
+        *,
+        level: VerifyLevel = VerifyLevel.CONTENT,
+        sample: Sample | None = None,
+        record: bool = True,
+    ) -> VerifyAllReport:
+        """Check every archive that *wanted* selects, all but those in the trash by default."""
+        return verify_all(
+            self.sink,
+            list_archives(self.sink, wanted or ArchiveFilter()),
+            level=level,
+            codec=self.codec,
+            payload_checker=self.payload_checker,
+            sample=sample,
+            policy=self.signatures,
+            record=record,
+            observer=self.observer,
+            clock=self.clock,
+        )
+
+    # -- note -------------------------------------------------------------------------------------------------------
+
+    def pin(self, archive_id: str, *, until: dt.datetime | None = None) -> Mark:
+        """Keep an archive whatever retention says, for ever or *until* a moment."""
+        return marks.pin(self.sink, self._resolve(archive_id), until=until, clock=self.clock)
+
+    def unpin(self, archive_id: str) -> Mark:
+        """Leave an archive to retention again."""
+        return marks.unpin(self.sink, self._resolve(archive_id), clock=self.clock)
+
+    def tag(self, archive_id: str, *tags: str) -> Mark:
+        """Give an archive tags."""
+        return marks.tag(self.sink, self._resolve(archive_id), *tags, clock=self.clock)
+
+    def untag(self, archive_id: str, *tags: str) -> Mark:
+        """Take tags away, also those the backup itself was given."""
+        return marks.untag(self.sink, self._resolve(archive_id), *tags, clock=self.clock)
+
+    def annotate(self, archive_id: str, notes: Mapping[str, str | None]) -> Mark:
+        """Add notes by name to an archive, readable without a key; `None` removes one."""
+        return marks.annotate(self.sink, self._resolve(archive_id), notes, clock=self.clock)
+
+    def quarantine(self, archive_id: str, *, reason: str = "") -> Mark:
+        """Keep an archive for analysis: it stays readable by its id, but is never ``latest`` and never counts."""
+        return marks.quarantine(self.sink, self._resolve(archive_id), reason=reason, clock=self.clock)
+
+    def release(self, archive_id: str) -> Mark:
+        """End the quarantine of an archive."""
+        return marks.release(self.sink, self._resolve(archive_id), clock=self.clock)
+
+    # -- forget -----------------------------------------------------------------------------------------------------
+
     def plan_forget(self) -> ForgetPlan:
         """Return what retention would keep and forget, with reasons; nothing happens."""
         if self.retention is None:
             raise ConfigurationError("this pipeline has no retention policy", kind="no_retention")
-        return plan_forget(self.sink, self.retention, now=self.clock())
+        return plan_forget(self.sink, self.retention, now=self.clock(), trash_grace=self.trash_grace)
+
+    def plan_delete(self, *archive_ids: str, last_too: bool = False) -> ForgetPlan:
+        """Return a plan that forgets exactly the archives named; pinned ones are refused; nothing happens."""
+        return plan_delete(self.sink, archive_ids, now=self.clock(), trash_grace=self.trash_grace, last_too=last_too)
+
+    def plan_empty_trash(self, *, last_too: bool = False) -> ForgetPlan:
+        """Return a plan that removes what has been in the trash for `trash_grace`; nothing happens."""
+        return plan_empty_trash(self.sink, now=self.clock(), grace=self.trash_grace, last_too=last_too)
 
     def apply(self, plan: ForgetPlan) -> ForgetReport:
         """Do what a plan says, if the sink still holds exactly what was planned for."""
         return apply_forget(self.sink, plan, observer=self.observer, clock=self.clock)
+
+    def undelete(self, archive_id: str) -> Mark:
+        """Bring an archive back from the trash; name it by its id."""
+        return undelete(self.sink, self._resolve(archive_id), clock=self.clock)
+
+    def _resolve(self, archive_id: str) -> str:
+        return resolve_archive(self.sink, archive_id)

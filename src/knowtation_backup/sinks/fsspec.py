@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from ..model.blobs import BlobInfo, SinkCapabilities
 from ._filesystem import FilesystemStore, Publish
 from ._local import LocalStore
-from ._sftp import SftpStore
+from ._sftp import SFTP_URLS, SftpStore, sftp_connecting, sftp_settings
 from ._store import Leftover, Store
 from .s3_options import S3Options
 
@@ -73,7 +73,10 @@ class FsspecSink(ArchiveSink):
             if text.startswith(_S3_URLS):
                 settings = _s3_settings(options, settings)
             try:
-                filesystem, root = url_to_fs(text, **settings)
+                if text.startswith(SFTP_URLS):
+                    settings = sftp_settings(settings)
+                with sftp_connecting(text):
+                    filesystem, root = url_to_fs(text, **settings)
             except (ValueError, ImportError, TypeError) as error:
                 protocol = text.partition("://")[0]
                 message = f"no file system for {protocol}:// can be made: {type(error).__name__}"
@@ -84,7 +87,7 @@ class FsspecSink(ArchiveSink):
         if isinstance(filesystem, LocalFileSystem):
             self._store = LocalStore(root or "/")
         elif "sftp" in filesystem.protocol and hasattr(filesystem, "ftp"):
-            self._store = SftpStore(filesystem, root)
+            self._store = SftpStore(filesystem, root, owned=filesystem is not target)
         elif publish is None and _is_s3(filesystem):
             owned = filesystem is not target
             self._store = self._s3 = _s3_store(filesystem, root, options, owned=owned, clock=clock, sleep=sleep)
@@ -109,6 +112,8 @@ class FsspecSink(ArchiveSink):
         """End the connections this sink opened; the file system you brought is yours to close."""
         if self._s3 is not None:
             self._s3.close()
+        if isinstance(self._store, SftpStore):
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 
 from knowtation_backup.errors import ConfigurationError
-from knowtation_backup.operations.naming import ArtifactName, StateArchiveName
+from knowtation_backup.operations.naming import ArtifactName, ForeignName, StateArchiveName
 
 MOMENT = dt.datetime(2026, 4, 8, 15, 30, 22, tzinfo=dt.UTC)
 
@@ -62,6 +62,14 @@ def test_parts_that_make_no_key_are_refused(name: str, suffix: str) -> None:
         ("operator-full-export-20260408T153022Z.json", True),
         ("operator-full-export-20260408T153022Z.json.enc", True),
         ("canister-export-default-20260408T153022Z-01.json", True),
+        ("operator-full-export-20260408T153022Z.json.gz", True),
+        ("operator-full-export-20260408T153022Z.json.zst.enc", True),
+        ("operator-full-export-20260408T153022Z.json.br", True),
+        ("operator-full-export-20260408T153022Z.json.xz.age", True),
+        ("records-export-20260408T153022Z.ndjson.zst", True),
+        ("attestation-export-20260408T153022Z.json", True),
+        ("operator-full-export-20260408T153022Z.json.enc.gz", False),
+        ("operator-full-export-20260408T153022Z.tgz", False),
         ("operator-full-export-20260408T153022Z.json.part", False),
         ("operator-full-export2-20260408T153022Z.json", False),
         ("holiday-20260408T153022Z.json", False),
@@ -106,3 +114,69 @@ def test_state_archives(key: str, *, managed: bool, stamped: bool) -> None:
 )
 def test_look_alikes_are_no_state_archives(key: str) -> None:
     assert StateArchiveName.parse(key) is None
+
+
+MILLIS = MOMENT.replace(microsecond=678_000)
+
+
+@pytest.mark.parametrize(
+    ("key", "series", "kind", "moment", "managed"),
+    [
+        (
+            "operator-full-export-20260408T153022Z.json",
+            "operator-full-export",
+            "knowtation-operator-full-export",
+            MOMENT,
+            False,
+        ),
+        (
+            "canister-export-a_b-20260408T153022Z-01.json.enc",
+            "canister-export-a_b",
+            "knowtation-operator-vault-export",
+            MOMENT,
+            False,
+        ),
+        ("km-backup-20260408T153022Z.tgz", "km-backup", "duskmantle-state", MOMENT, True),
+        ("km-backup-by-hand.tgz", "km-backup", "duskmantle-state", None, True),
+        ("backup-20260408T153022.tar.gz", "backup", "duskmantle-state", MOMENT, False),
+        ("bot-2026-04-08T15-30-22-678Z.json", "bot", "agentvault-manifest", MILLIS, False),
+        ("my-bot-2026-04-08T15-30-22-678Z-full.zip", "my-bot", "agentvault-full-backup", MILLIS, False),
+        ("bot-2026-04-08T15-30-22-678Z.zip.enc", "bot", "agentvault-encrypted-zip", MILLIS, False),
+        (
+            "bot-2026-04-08T15-30-22-678Z.thoughtform-bundle.json.gz",
+            "bot",
+            "agentvault-thoughtform-bundle",
+            MILLIS,
+            False,
+        ),
+        ("me.hypervault-snapshot.json.gz", "hypervault-snapshot", "agentvault-account-snapshot", None, False),
+        ("archive-1775662222678-0badcafe.json", "archive", "agentvault-archive", MILLIS, False),
+        ("20260408_153022.tar.gz", "quri", "quri-backup", MOMENT, False),
+    ],
+)
+def test_names_of_other_tools(key: str, series: str, kind: str, moment: dt.datetime | None, *, managed: bool) -> None:
+    name = ForeignName.parse(key)
+    assert name is not None
+    assert (name.series, name.kind, name.taken_at, name.managed) == (series, kind, moment, managed)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "notes.txt",
+        "holiday-20260408T153022Z.json",
+        "bot-2026-04-08T15-30-22-678Z.manifest.json",
+        "bot-2026-13-08T15-30-22-678Z.json",
+        "bot-2026-04-08T15:30:22.678Z.json",
+        "-2026-04-08T15-30-22-678Z.json",
+        "folder/bot-2026-04-08T15-30-22-678Z.json",
+        ".hypervault-snapshot.json.gz",
+        "archive-1775662222678-0BADCAFE.json",
+        "20261308_153022.tar.gz",
+        "20260408_153022.tar",
+        "side/operator-full-export-20260408T153022Z.json",
+    ],
+)
+def test_names_that_no_tool_gives(key: str) -> None:
+    assert ForeignName.parse(key) is None

@@ -57,7 +57,7 @@ class Vault:
     def assert_unharmed(self) -> None:
         """The good archive verifies to the last byte, and nothing else claims to be one."""
         pipeline = Pipeline(sink=FsspecSink(self.directory), codec=Ktb1Codec(EncryptionKey.from_hex(KEY_HEX)))
-        assert pipeline.verify(self.archive_id, level=VerifyLevel.CONTENT).findings == ()
+        assert pipeline.verify(self.archive_id, level=VerifyLevel.CONTENT, record=False).findings == ()
         others = {info.state for info in pipeline.list() if info.archive_id != self.archive_id}
         assert others <= {ArchiveState.UNFINISHED}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
+
+from .._engine.digesting import BackgroundDigest
 
 __all__ = ["Meter"]
 
@@ -12,12 +13,13 @@ class Meter:
     """
     Passes chunks on and knows how many bytes and which digest went through.
 
-    Iterating is possible once; an iteration that was stopped early is continued by the next.
+    Iterating is possible once; an iteration that was stopped early is continued by the next. Large streams are hashed
+    by a thread beside the consumer's, at most a few MB behind it.
     """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._digest = hashlib.sha256()
+        self._digest = BackgroundDigest()
         self.size_bytes: int = 0
         """Bytes that went through so far."""
         self.exhausted: bool = False
@@ -25,7 +27,7 @@ class Meter:
 
     @property
     def sha256(self) -> str:
-        """Lower-case hexadecimal digest of what went through so far."""
+        """Lower-case hexadecimal digest of what went through so far; waits for it."""
         return self._digest.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:

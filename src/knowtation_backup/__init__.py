@@ -6,14 +6,22 @@ The names here and in the documented submodules are public; everything with an u
 
 from . import errors
 from ._engine.retrying import RetryPolicy
+from .codecs.age import AgeCodec, AgeIdentity, AgeOptions, AgeRecipient
+from .codecs.chain import CodecChain
 from .codecs.compression import Compression
-from .codecs.keys import EncryptionKey
+from .codecs.encv1 import EncV1Codec, EncV1Options
+from .codecs.keyring import Keyring
+from .codecs.keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey
 from .codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
+from .codecs.ktb2 import Argon2Parameters, Ktb2Codec, Ktb2Reader
+from .codecs.signing import SigningKey
 from .contracts import (
     ArchiveSink,
     BackupSource,
     Capture,
     Clock,
+    Codec,
+    CompressionCodec,
     EncryptionCodec,
     Observer,
     ReadBlob,
@@ -25,6 +33,7 @@ from .exports.exporter import OperatorExporter, VaultExporter
 from .exports.known import KnownContent
 from .exports.options import ExportOptions
 from .exports.reader import ExportReader, ReadLimits
+from .exports.records import Proof, Record, verify_proof
 from .exports.resume import PreviousArchive
 from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
@@ -36,31 +45,52 @@ from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
 from .model.details import ArchiveDetails
 from .model.events import Event
 from .model.manifest import CodecSpec, Manifest
+from .model.marks import Mark, MarkVerb, Standing
 from .model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
 from .model.reports import (
     BackupReport,
     CaptureResult,
+    Coverage,
     Finding,
     ForgetReport,
     Outcome,
+    Sample,
     SideFile,
+    TargetResult,
+    VerifyAllReport,
     VerifyLevel,
     VerifyReport,
     jsonable,
 )
+from .model.selection import ArchiveFilter
+from .model.signatures import SignaturePolicy, VerifyKey
 from .observers.log import LogObserver
+from .operations.adopt import Adoption, AdoptOptions
 from .operations.backup import BackupOptions, ReadBack
 from .pipeline import Pipeline
 from .retention.keep import KeepLast
 from .retention.policy import KeepPolicy
 from .sinks.fsspec import FsspecSink, Leftover
 from .sinks.memory import MemorySink
+from .sinks.mirror import MirrorSink
+from .sinks.retrying import RetryingSink
+from .sinks.s3_options import S3Options
+from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
 
 __all__ = [
+    "AdoptOptions",
+    "Adoption",
+    "AgeCodec",
+    "AgeIdentity",
+    "AgeOptions",
+    "AgeRecipient",
+    "AppendOnlySink",
     "ArchiveDetails",
+    "ArchiveFilter",
     "ArchiveInfo",
     "ArchiveSink",
     "ArchiveState",
+    "Argon2Parameters",
     "AttestationExporter",
     "BackupError",
     "BackupOptions",
@@ -71,8 +101,14 @@ __all__ = [
     "Capture",
     "CaptureResult",
     "Clock",
+    "Codec",
+    "CodecChain",
     "CodecSpec",
     "Compression",
+    "CompressionCodec",
+    "Coverage",
+    "EncV1Codec",
+    "EncV1Options",
     "EncryptionCodec",
     "EncryptionKey",
     "Event",
@@ -91,33 +127,58 @@ __all__ = [
     "HubTimeouts",
     "KeepLast",
     "KeepPolicy",
+    "KeyKind",
+    "Keyring",
     "KnownContent",
     "Ktb1Codec",
+    "Ktb2Codec",
+    "Ktb2Reader",
     "LedgerPrefix",
     "Leftover",
     "LogObserver",
     "Manifest",
+    "Mark",
+    "MarkVerb",
     "MemorySink",
+    "MirrorSink",
+    "ObservedSink",
     "Observer",
     "OperatorExporter",
     "Outcome",
+    "Passphrase",
     "Pipeline",
     "PreflightReport",
     "PreviousArchive",
+    "PrivateKey",
+    "Proof",
+    "PublicKey",
     "QueryClient",
     "ReadBack",
     "ReadBlob",
     "ReadLimits",
+    "ReadOnlySink",
+    "Record",
     "RetentionPolicy",
     "RetryPolicy",
+    "RetryingSink",
+    "S3Options",
+    "Sample",
     "SideFile",
+    "SignaturePolicy",
+    "SigningKey",
     "SinkCapabilities",
+    "Standing",
+    "TargetResult",
+    "ThrottledSink",
     "UnwrapLimits",
     "VaultExporter",
+    "VerifyAllReport",
+    "VerifyKey",
     "VerifyLevel",
     "VerifyReport",
     "decrypt_file",
     "decrypt_to_stream",
     "errors",
     "jsonable",
+    "verify_proof",
 ]

@@ -16,6 +16,7 @@ import base64
 import binascii
 import enum
 import hashlib
+import os
 import re
 import secrets
 import unicodedata
@@ -29,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
 
 from ..errors import ConfigurationError
+from ._key_files import create_private, read_private
 
 __all__ = ["EncryptionKey", "KeyKind", "Passphrase", "PrivateKey", "PublicKey"]
 
@@ -302,6 +304,43 @@ class PrivateKey:
         """
         kind, raw = _from_text("private", text)
         return cls(kind=kind, raw=raw)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, passphrase: Passphrase | None = None) -> PrivateKey:
+        """
+        Read a key file: `to_text`, after lines that start with ``#``, or PEM.
+
+        Raises:
+            ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
+            BlobNotFoundError: There is no such file.
+            SinkPermissionError: Reading is refused.
+        """
+        text = read_private(path)
+        if "-----BEGIN" in text:
+            return cls.from_pem(text, passphrase=passphrase)
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        return cls.from_text("\n".join(lines))
+
+    @classmethod
+    def load_or_create(
+        cls, path: str | os.PathLike[str], *, kind: KeyKind | str = KeyKind.MLKEM768_X25519
+    ) -> PrivateKey:
+        """
+        Read a key file, and make one with a new pair first when there is none.
+
+        The new file names the public key in a comment, has mode 0600 and appears complete or not at all; when two
+        processes make one at once, both return the same pair. An existing file is never written to.
+
+        Raises:
+            ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
+            SinkError: Reading or writing it failed.
+        """
+        kind = _kind(kind)
+        create_private(path, lambda: cls.generate(kind)._file_text())  # noqa: SLF001 - our own
+        return cls.load(path)
+
+    def _file_text(self) -> str:
+        return f"# public key: {self.public_key.to_text()}\n{self.to_text()}\n"
 
     @classmethod
     def from_pem(cls, pem: str | bytes, *, passphrase: Passphrase | None = None) -> PrivateKey:

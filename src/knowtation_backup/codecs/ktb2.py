@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import attrs
 
+from .._engine.chunking import stopping
 from ..contracts import EncryptionCodec, ReadBlob
 from ..errors import ConfigurationError, NoMatchingKeyError
 from ..model.manifest import CodecSpec
@@ -127,7 +128,8 @@ class Ktb2Codec(EncryptionCodec):
         file_id = secrets.token_bytes(FILE_ID_BYTES)
         header = _header(self._exponent, file_id, file_key, self._seal_to, self._kdf)
         yield header.sealed_with(file_key)
-        yield from Payload(header, file_key).seal(chunks)
+        with stopping(chunks) as plain:
+            yield from Payload(header, file_key).seal(plain)
 
     def open(self, read: ReadBlob) -> Iterator[bytes]:
         """
@@ -146,7 +148,7 @@ class Ktb2Codec(EncryptionCodec):
             TamperedError: Header or chunks were changed, or something follows the last one.
             TruncatedError: The file was cut.
         """
-        with _closing(read()) as pieces:
+        with stopping(read()) as pieces:
             header, rest = read_header(pieces)
             file_key = self._unwrap(header)
             for _, plain in Payload(header, file_key).open(_chained(rest, pieces)):
@@ -269,7 +271,7 @@ def rewrap(
 def _rewrap(
     read: ReadBlob, keys: Sequence[OpeningKey], recipients: Sequence[SealingKey], kdf: Argon2Parameters
 ) -> Iterator[bytes]:
-    with _closing(read()) as pieces:
+    with stopping(read()) as pieces:
         old, rest = read_header(pieces)
         file_key = _unwrapped(old, keys)
         new = _header(old.exponent, old.file_id, file_key, recipients, kdf)
@@ -291,19 +293,9 @@ def _unwrapped(header: Header, keys: Sequence[OpeningKey]) -> FileKey:
 
 
 def _read_header(read: ReadBlob) -> Header:
-    with _closing(read()) as pieces:
+    with stopping(read()) as pieces:
         header, _ = read_header(pieces)
     return header
-
-
-@contextlib.contextmanager
-def _closing(pieces: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
-    try:
-        yield pieces
-    finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            close()
 
 
 def _chained(rest: memoryview, pieces: Iterator[bytes]) -> Iterator[bytes | memoryview]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from ..errors import (
     ConfigurationError,
     DecryptionError,
     IntegrityError,
+    InternalError,
     OperationCancelledError,
     TruncatedError,
     UnsupportedFormatError,
@@ -36,7 +37,7 @@ from ..exports.reader import ExportReader, ReadLimits
 from ..model.blobs import BlobInfo, BlobRef
 from ..model.details import ArchiveDetails
 from ..model.events import Event
-from ..model.manifest import DETAILS_NAME, STARTED_NAME, Manifest, check_tags, manifest_key, side_key
+from ..model.manifest import DETAILS_NAME, STARTED_NAME, CodecSpec, Manifest, check_tags, manifest_key, side_key
 from ..model.plans import ArchiveInfo
 from ..model.reports import Finding, Outcome
 from ..model.selection import ArchiveFilter
@@ -163,7 +164,8 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     Args:
         sink: Where the file is, at the top level.
         archive_id: Its name, from now on the archive's id.
-        codec: Opens it if it is sealed, and then seals the details alike.
+        codec: Opens it if it is sealed, and then seals the details alike; so a host that holds private keys also needs
+            the public ones.
         options: `None` means the defaults.
         signing_keys: Who signs the manifest; nobody by default.
         observer: Told what happens.
@@ -209,11 +211,10 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         warnings=found.warnings,
         capture=found.capture(source_id, dated_by, options),
     )
-    sealing = opener(unfolded.codecs, codec, what=archive_id)
-    writer = ArchiveWriter(sink=sink, codec=sealing, signing_keys=tuple(signing_keys), observer=observer)
+    writer = ArchiveWriter(sink=sink, signing_keys=tuple(signing_keys), observer=observer)
     manifest = Manifest(
         artifact=artifact,
-        side=(_put_details(writer, archive_id, details),),
+        side=(_put_details(writer, archive_id, details, unfolded.codecs, codec),),
         kind=found.kind,
         source_id=source_id,
         taken_at=taken_at,
@@ -414,20 +415,30 @@ def _moment(found: _Found, info: BlobInfo, clock: Clock) -> tuple[dt.datetime, s
     return next(((moment, origin) for moment, origin in candidates if moment), (clock(), "now"))
 
 
-def _put_details(writer: ArchiveWriter, archive_id: str, details: ArchiveDetails) -> BlobRef:
-    """Publish the details, or take those that an interrupted try left behind if they say the same."""
+def _put_details(
+    writer: ArchiveWriter, archive_id: str, details: ArchiveDetails, specs: Sequence[CodecSpec], codec: Codec | None
+) -> BlobRef:
+    """
+    Publish the details, or take those that an interrupted try left behind if they say the same.
+
+    Sealed as a manifest with these specs lets readers expect, and opened again before anything is written: a key that
+    opens the artifact need not be one of those the codec seals to.
+    """
     data = details.to_bytes()
-    key = side_key(archive_id, DETAILS_NAME) + (writer.codec.suffix if writer.codec else "")
+    sealing = opener(specs, codec, what=archive_id)
+    key = side_key(archive_id, DETAILS_NAME) + (sealing.suffix if sealing else "")
+    sealed = list(sealing.seal([data])) if sealing else [data]
+    if sealing and b"".join(sealing.open(lambda: iter(sealed))) != data:
+        raise InternalError(f"the details of {archive_id} open to other bytes than were sealed")
     try:
-        return writer.put(key, [data]).ref
+        return writer.put(key, sealed).ref
     except BlobExistsError as error:
-        with contextlib.closing(StoredFile(writer.sink, key)) as stored:
-            read = writer.codec.open(stored) if writer.codec else stored()
-            plain = Meter(read)
-            with contextlib.closing(plain), contextlib.suppress(*_UNLIKE):
-                there = b"".join(plain) if writer.sink.stat(key).size_bytes <= MAX_DETAILS_BYTES else b""
-                if there == data:
-                    return stored.ref()
+        found = StoredFile(writer.sink, key)
+        with contextlib.closing(found), contextlib.suppress(*_UNLIKE):
+            plain = Meter(sealing.open(found) if sealing else found())
+            with contextlib.closing(plain):
+                if writer.sink.stat(key).size_bytes <= MAX_DETAILS_BYTES and b"".join(plain) == data:
+                    return found.ref()
         raise _conflict(archive_id, "details") from error
 
 

@@ -13,6 +13,7 @@ import attrs
 
 from .._engine.chunking import stopping
 from ..codecs.chain import CodecChain, opener
+from ..codecs.ktb2 import describe
 from ..contracts import ArchiveSink, Codec, EncryptionCodec, ReadBlob
 from ..errors import (
     DecryptionError,
@@ -21,11 +22,12 @@ from ..errors import (
 from ..model.blobs import BlobRef
 from ..model.manifest import CodecSpec
 from .metering import Meter
-from .recognising import HEAD_BYTES, Form, Recognised, recognise
+from .recognising import Form, Recognised, recognise
 
 __all__ = ["StoredFile", "Unfolded", "unfold"]
 
 _MAX_LAYERS = 4
+_HEAD_BYTES = 320 << 10  # the largest header there is, that of KTB2, and then some
 _PAYLOADS = frozenset({Form.JSON, Form.RECORDS})
 _KNOWTATION = "knowtation-"
 
@@ -73,10 +75,10 @@ class _Layer:
         self._parts: list[bytes] = []
 
     def head(self) -> bytes:
-        """Return the first bytes, `HEAD_BYTES` or somewhat more where there are as many."""
+        """Return the first bytes, 320 KiB or somewhat more where there are as many."""
         if self._begun is None:
             self._begun = self._read()
-        while sum(map(len, self._parts)) < HEAD_BYTES and (chunk := next(self._begun, None)) is not None:
+        while sum(map(len, self._parts)) < _HEAD_BYTES and (chunk := next(self._begun, None)) is not None:
             self._parts.append(chunk)
         return b"".join(self._parts)
 
@@ -177,10 +179,8 @@ def _compression(seen: Recognised, file_name: str) -> str:
 
 def _unseal(layer: _Layer, form: str, keys: Codec | None, what: str) -> tuple[_Layer, CodecSpec]:
     """Open a sealed layer with the first key that does."""
-    holders = keys.codecs if isinstance(keys, CodecChain) else (keys,)
-    offered = [spec for holder in holders if isinstance(holder, EncryptionCodec) for spec in holder.opens]
     failure: DecryptionError | None = None
-    for spec in [spec for spec in offered if spec.name == form] or [CodecSpec(name=form)]:
+    for spec in _candidates(layer, form, keys) or [CodecSpec(name=form)]:
         codec = opener((spec,), keys, what=what)
         if codec is None:  # pragma: no cover - it opens one spec
             continue
@@ -192,3 +192,16 @@ def _unseal(layer: _Layer, form: str, keys: Codec | None, what: str) -> tuple[_L
         else:
             return opened, spec
     raise failure or UnsupportedFormatError(f"{what} is sealed in an unknown way")
+
+
+def _candidates(layer: _Layer, form: str, keys: Codec | None) -> list[CodecSpec]:
+    """Return what a manifest could say of a sealed layer, as precisely as its form allows."""
+    if form == Form.KTB2.value:  # it names its keys itself
+        slots = describe(lambda: iter([layer.head()])).slots
+        return [CodecSpec(name=form, key_ids=tuple(slot.key_id for slot in slots if slot.key_id))]
+    holders = keys.codecs if isinstance(keys, CodecChain) else (keys,)
+    offered = [spec for holder in holders if isinstance(holder, EncryptionCodec) for spec in holder.opens]
+    offered = [spec for spec in offered if spec.name == form]
+    if form == Form.KTB1.value:  # one key at a time, so that the right one is named
+        return [attrs.evolve(spec, key_ids=(key_id,)) for spec in offered for key_id in spec.key_ids]
+    return offered

@@ -3,9 +3,11 @@
 import datetime as dt
 from typing import Any
 
+import attrs
 import pytest
 
 from knowtation_backup.errors import ConfigurationError
+from knowtation_backup.model.marks import Standing
 from knowtation_backup.model.plans import ArchiveInfo, ArchiveState
 from knowtation_backup.retention.durations import parse_duration, show_duration
 from knowtation_backup.retention.policy import KeepPolicy
@@ -119,6 +121,8 @@ def test_archives_from_the_future_stop_everything() -> None:
     with pytest.raises(ConfigurationError, match="is dated 2026-04-09 13:00Z, now is 2026-04-08 12:00Z") as caught:
         policy.plan([ahead, archive(NOW)], now=NOW)
     assert caught.value.kind == "archive_from_the_future"
+    trashed = attrs.evolve(ahead, standing=Standing(trashed_at=NOW))
+    assert policy.plan([trashed, archive(NOW)], now=NOW).kept == (archive(NOW),), "putting it into the trash helps"
 
 
 def test_periods_are_those_of_utc_whatever_the_zone_of_a_moment() -> None:

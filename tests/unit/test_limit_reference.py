@@ -6,7 +6,7 @@ import pytest
 
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
-from knowtation_backup.codecs import _xz, _zstd, ktb1
+from knowtation_backup.codecs import _key_files, _ktb2_header, _ktb2_payload, _slots, _xz, _zstd, keys, ktb1, ktb2
 from knowtation_backup.exports import attestations, book, names, options, reader
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
@@ -48,6 +48,24 @@ INSTRUCTIONS = execution.InstructionLimits()
         ),
         (reader._MAX_FINDINGS, 1_000, "| findings of a reader | 1,000 |"),
         (ktb1.MAX_PLAINTEXT_BYTES, (64 << 30) - 32, "| one KTB1 file | 64 GiB "),
+        (
+            (_ktb2_payload.MAX_CHUNKS, ktb2.DEFAULT_CHUNK_BYTES),
+            (1 << 32, 256 << 10),
+            "| 2³² chunks: 1 PiB at the default of 256 KiB;",
+        ),
+        ((_ktb2_header.MIN_EXPONENT, _ktb2_header.MAX_EXPONENT), (12, 24), "`chunk_bytes` may be 4 KiB to 16 MiB |"),
+        (
+            (_ktb2_header.MAX_SLOTS, _slots.MAX_PASSPHRASE_SLOTS, _ktb2_header.MAX_SLOTS_BYTES),
+            (64, 4, 256 << 10),
+            "| 64, of them 4 passphrases; 256 KiB of slots |",
+        ),
+        ((_slots._MIN_MEMORY_KIB, _slots._MIN_ITERATIONS), (19 << 10, 2), "| at least 19 MiB and 2 iterations;"),
+        (
+            (_slots._MAX_MEMORY_KIB, _slots._MAX_ITERATIONS, _slots._MAX_LANES, _slots._MAX_WORK_KIB),
+            (1 << 20, 64, 16, 4 << 20),
+            "at most 1 GiB, 64 iterations, 16 lanes, and 4 GiB for memory ",
+        ),
+        ((keys._PASSPHRASE_CHARACTERS, _key_files._MAX_FILE_BYTES), (4096, 64 << 10), "| 4,096 characters; 64 KiB |"),
         (writing._MAX_NUMBER, 999, "| archives of one name in one second | 1,000 |"),
         (reading.MAX_MANIFEST_BYTES, 4 * MIB, "| manifest | 4 MiB |"),
         (reading.MAX_DETAILS_BYTES, 512 * MIB, "| details | 512 MiB;"),

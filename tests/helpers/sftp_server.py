@@ -12,6 +12,11 @@ from typing import Any
 
 import asyncssh
 import attrs
+import fsspec
+
+from knowtation_backup.sinks.fsspec import FsspecSink
+
+SinkAt = Callable[[Path], FsspecSink]
 
 USER = "backup"
 PASSWORD = "planted-sftp-password-0123456789"
@@ -25,6 +30,8 @@ class SftpServer:
     """Where it listens, and what a client needs."""
 
     port: int
+    host_key: str
+    """The public key, as in a file of known hosts."""
     drop: Callable[[], None]
     """Breaks every connection there is."""
 
@@ -121,8 +128,9 @@ def sftp_server(*, program: list[str] | None = None, factory: Any = True) -> Ite
     stopped = asyncio.Event()
     ports: list[int] = []
 
+    key = asyncssh.generate_private_key("ssh-ed25519")
+
     async def serve() -> None:
-        key = asyncssh.generate_private_key("ssh-ed25519")
         how: dict[str, Any] = {"encoding": None} if program else {"sftp_factory": factory}
         server = await asyncssh.listen(
             "127.0.0.1", 0, server_host_keys=[key], server_factory=lambda: _Login(connections, program), **how
@@ -163,20 +171,29 @@ def sftp_server(*, program: list[str] | None = None, factory: Any = True) -> Ite
     thread.start()
     assert started.wait(20)
     try:
-        yield SftpServer(port=ports[0], drop=drop)
+        yield SftpServer(port=ports[0], host_key=key.export_public_key().decode().strip(), drop=drop)
     finally:
         loop.call_soon_threadsafe(stopped.set)
         thread.join(20)
 
 
-def only_readable(path: Path) -> type[asyncssh.SFTPServer]:
-    """Return a server class that refuses to open anything below *path* for writing."""
+def open_sink(server: SftpServer, path: Path) -> FsspecSink:
+    """Return a sink with a connection of its own; close it."""
+    return FsspecSink(f"sftp://{path}", storage_options={**server.options, "host_key_policy": "auto_add"})
 
-    class Refusing(asyncssh.SFTPServer):
-        def open(self, path_: bytes, pflags: int, attributes: asyncssh.SFTPAttrs) -> object:
-            if pflags & asyncssh.FXF_WRITE and path_.startswith(bytes(path)):
-                message = "Permission denied"
-                raise asyncssh.SFTPPermissionDenied(message)
-            return super().open(path_, pflags, attributes)
 
-    return Refusing
+@contextlib.contextmanager
+def connection(server: SftpServer) -> Iterator[SinkAt]:
+    """Make sinks on one connection, which takes longer to open than most tests."""
+    filesystem = fsspec.filesystem("sftp", **server.options, host_key_policy="auto_add", skip_instance_cache=True)
+    try:
+        yield lambda path: FsspecSink(filesystem, str(path))
+    finally:
+        filesystem.client.close()
+
+
+class WithoutHardLinks(asyncssh.SFTPServer):
+    """A server that knows no hard links, as many that do not run on POSIX systems."""
+
+    def link(self, oldpath: bytes, newpath: bytes) -> None:  # noqa: ARG002 - asyncssh's signature
+        raise asyncssh.SFTPOpUnsupported("Operation unsupported")

@@ -9,7 +9,7 @@ Servers without hard links are asked for a plain rename, which the protocol forb
 
 A paramiko client must not be used by two threads at once: one reads, and drops, the other's replies. Therefore one lock
 around every exchange. Chunks are exchanged in many requests on their way at once, and every reply is awaited before the
-lock is left: paramiko's own pipelining loses the errors of writes.
+lock is left: paramiko's own pipelining loses the errors of writes, and its prefetching leaves a thread to fail alone.
 """
 
 from __future__ import annotations
@@ -44,8 +44,19 @@ SFTP_URLS: Final = ("sftp://", "ssh://")
 _EXTENDED: Final = 200
 """``SSH_FXP_EXTENDED``: the request by which servers offer more than the protocol has."""
 
+_READ: Final = 5
+_WRITE: Final = 6
+_STATUS: Final = 101
+"""``SSH_FXP_READ``, ``SSH_FXP_WRITE``, ``SSH_FXP_STATUS``."""
+
+_REQUEST_SIZE: Final = 32_768
+"""What every server takes and gives in one request (section 3 of the draft)."""
+
 _EXCHANGE_SIZE: Final = 2 << 20
 """Bytes written or read while the lock is held; 64 requests of 32 KiB on their way at once."""
+
+_FIRST_READ: Final = 1 << 18
+"""Bytes of the first exchange of a read, doubled by each that follows: many reads end soon."""
 
 _ATTEMPTS: Final = 10
 """How often a directory that somebody tidied away under our feet is made again."""
@@ -117,6 +128,7 @@ class SftpStore:
     def __init__(self, filesystem: Any, root: str, *, owned: bool = False) -> None:
         self._fs = filesystem
         self._owned = owned
+        self._broken = False
         self._root = root.rstrip("/")
         self._lock = threading.RLock()
         self._hard_links = self._probe_hard_links()
@@ -151,16 +163,38 @@ class SftpStore:
     # -- the connection -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _session(self, doing: str) -> Iterator[Any]:
-        """Hold the client, connected, and translate what it raises; never wrapped around the caller's chunks."""
+    def _session(self, doing: str, file: Any = None) -> Iterator[Any]:
+        """
+        Hold the client, connected, and translate what it raises; never wrapped around the caller's chunks.
+
+        With *file*, it is the client that opened it: handles mean nothing, or another file, on a later connection.
+        """
         with self._lock, self._translated(doing):
-            transport = self._fs.client.get_transport()
-            if transport is None or not transport.is_active():
-                try:
-                    self._fs._connect()  # noqa: SLF001 - fsspec has no public name for it
-                except Exception as error:
-                    raise _connection_error(error) from error
-            yield self._fs.ftp
+            self._connect_again_if_broken()
+            if file is not None and file.sftp is not self._fs.ftp:
+                message = f"{doing} failed: the connection broke meanwhile"
+                raise SinkUnavailableError(message, hint="try again")
+            try:
+                yield self._fs.ftp
+            except (OSError, BackupError):
+                raise  # what the server said; or a socket that is closed, which the next session sees
+            except BaseException:
+                # In the middle of an exchange nobody knows which replies are still to come.
+                self._broken = True
+                raise
+
+    def _connect_again_if_broken(self) -> None:
+        transport = self._fs.client.get_transport()
+        alive = transport is not None and transport.is_active() and not self._fs.ftp.get_channel().closed
+        if alive and not self._broken:
+            return
+        with contextlib.suppress(Exception):
+            self._fs.client.close()
+        try:
+            self._fs._connect()  # noqa: SLF001 - fsspec has no public name for it
+        except Exception as error:
+            raise _connection_error(error) from error
+        self._broken = False
 
     @staticmethod
     @contextlib.contextmanager
@@ -197,10 +231,10 @@ class SftpStore:
         published = False
         try:
             for piece in _gathered(chunks):
-                with self._session(doing) as client:
-                    _write(client, file, piece)
+                with self._session(doing, file) as client:
+                    _write(client, file, size_bytes, piece)
                 size_bytes += len(piece)
-            with self._session(doing) as client:
+            with self._session(doing, file) as client:
                 with contextlib.suppress(OSError):  # not every server can
                     self._extended("fsync@openssh.com", file.handle)
                 file.close()
@@ -250,11 +284,10 @@ class SftpStore:
 
     def _discard(self, file: Any, temporary: str) -> None:
         # Where it cannot be removed, the leftover is found by its name later.
+        with contextlib.suppress(Exception), self._session("discarding", file):
+            file.close()
         with contextlib.suppress(Exception), self._session("discarding") as client:
-            try:
-                file.close()
-            finally:
-                client.remove(temporary)
+            client.remove(temporary)
 
     def read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]:
         """Yield a range of a regular file."""
@@ -267,17 +300,19 @@ class SftpStore:
         with self._session(doing) as client:
             file = client.open(self._path(key), "rb")
         try:
+            exchange = _FIRST_READ
             while start < end:
-                size = min(_EXCHANGE_SIZE, end - start)
-                with self._session(doing):
-                    part = b"".join(file.readv([(start, size)]))
+                size = min(exchange, end - start)
+                exchange = min(exchange * 2, _EXCHANGE_SIZE)
+                with self._session(doing, file) as client:
+                    part = _read(client, file, start, size)
                 if len(part) != size:
                     message = f"{key} in {self.location} ended at byte {start + len(part)}, expected {end}"
                     raise TruncatedError(message, key=key, offset=start + len(part))
                 start += size
                 yield part
         finally:
-            with contextlib.suppress(Exception), self._session(doing):
+            with contextlib.suppress(Exception), self._session(doing, file):
                 file.close()
 
     def stat(self, key: str) -> BlobInfo:
@@ -388,13 +423,79 @@ def _gathered(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(pending)
 
 
-def _write(client: Any, file: Any, piece: bytes) -> None:
-    """Send all requests of a piece, then await every reply: a refused write must not be missed."""
-    file.set_pipelined(True)
-    file.write(piece)
-    waiting = file._reqs  # noqa: SLF001 - what paramiko itself awaits one by one
-    while waiting:
-        client._read_response(waiting.popleft())  # noqa: SLF001 - raises what the server said
+class _Replies:
+    """Takes the replies to requests that are on their way together, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, tuple[int, Any]] = {}
+
+    def _async_response(self, kind: int, message: Any, number: int) -> None:
+        self.by_number[number] = (kind, message)
+
+
+def _exchange(client: Any, requests: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """
+    Send all *requests*, await every reply, and return them in the order of the requests.
+
+    Uses what paramiko's own prefetching is made of.
+
+    Returns:
+        One message each; `None` for a read beyond the end.
+
+    Raises:
+        OSError: What the server said of the first request that failed.
+        EOFError: The connection broke.
+    """
+    replies = _Replies()
+    numbers = [client._async_request(replies, *request) for request in requests]  # noqa: SLF001 - see above
+    while len(replies.by_number) < len(numbers):
+        client._read_response()  # noqa: SLF001
+    messages: list[Any] = []
+    for number in numbers:
+        kind, message = replies.by_number[number]
+        try:
+            if kind == _STATUS:
+                client._convert_status(message)  # noqa: SLF001 - raises unless it says that all is well
+            messages.append(message)
+        except EOFError:
+            messages.append(None)
+    return messages
+
+
+def _write(client: Any, file: Any, offset: int, piece: bytes) -> None:
+    from paramiko.sftp import int64  # noqa: PLC0415 - needs paramiko, which few need
+
+    with memoryview(piece) as view:
+        _exchange(
+            client,
+            (
+                (_WRITE, file.handle, int64(offset + at), bytes(view[at : at + _REQUEST_SIZE]))
+                for at in range(0, len(view), _REQUEST_SIZE)
+            ),
+        )
+
+
+def _read(client: Any, file: Any, offset: int, size_bytes: int) -> bytes:
+    """Return the bytes of a range; fewer when the file ends before."""
+    from paramiko.sftp import int64  # noqa: PLC0415 - see above
+
+    found = bytearray(size_bytes)
+    wanted = [(at, min(_REQUEST_SIZE, size_bytes - at)) for at in range(0, size_bytes, _REQUEST_SIZE)]
+    while wanted:
+        requests = [(_READ, file.handle, int64(offset + at), size) for at, size in wanted]
+        replies = _exchange(client, requests)
+        if None in replies:
+            return b""
+        parts = [reply.get_string() for reply in replies]
+        for (at, _), part in zip(wanted, parts, strict=True):
+            found[at : at + len(part)] = part
+        # A server may give less than was asked for.
+        wanted = [
+            (at + len(part), size - len(part))
+            for (at, size), part in zip(wanted, parts, strict=True)
+            if len(part) < size
+        ]
+    return bytes(found)
 
 
 def _info(key: str, facts: Any) -> BlobInfo:

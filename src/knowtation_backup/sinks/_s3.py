@@ -196,6 +196,8 @@ class S3Store:
         found: list[BlobInfo] = []
         for page in self._pages("list_objects_v2", prefix, "ContinuationToken", "NextContinuationToken"):
             for facts in page.get("Contents", ()):
+                if not facts["Key"].startswith(self._prefix + prefix):  # pragma: no cover - some take "a//" for "a/"
+                    continue
                 with contextlib.suppress(ConfigurationError):
                     key = check_key(facts["Key"].removeprefix(self._prefix))
                     moment = _utc(facts.get("LastModified"))

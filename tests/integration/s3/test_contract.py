@@ -1,0 +1,15 @@
+"""The sink contract on a real S3 server."""
+
+import pytest
+
+from knowtation_backup.contracts import ArchiveSink
+from knowtation_backup.sinks.fsspec import FsspecSink
+from knowtation_backup.testing.sinks import SinkContract
+
+
+class TestS3(SinkContract):
+    @pytest.fixture
+    def sink(self, make_sink: type[FsspecSink]) -> ArchiveSink:
+        sink = make_sink()
+        assert sink.capabilities.create_only, "the race tests must not be skipped"
+        return sink

@@ -14,7 +14,7 @@ ROW = re.compile(r"^\| `(?P<name>[a-z_]+\.[a-z_]+)` \| (?P<fields>[^|]*) \|", re
 
 
 def _calls() -> Iterator[ast.Call]:
-    """Every ``Event(name=…, fields=…)`` and ``self._tell(name, **fields)`` with a literal name."""
+    """Every ``Event(name=…, fields=…)`` and ``….tell(name, **fields)`` with a literal name."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.relative_to(PACKAGE).parts[0] not in OUTSIDE:
             yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
@@ -33,7 +33,7 @@ def _told() -> dict[str, set[str]]:
                     for key in (fields.keys if isinstance(fields, ast.Dict) else ())
                     if isinstance(key, ast.Constant) and isinstance(key.value, str)
                 }
-            case ast.Attribute(attr="_tell"):
+            case ast.Attribute(attr="_tell" | "tell"):
                 name, literal = (call.args[0] if call.args else None), set(words)
             case _:
                 continue

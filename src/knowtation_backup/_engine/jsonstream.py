@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from ..model.json_input import check_values
 from .canonical import MAX_DEPTH, JsonError, loads
 
 __all__ = ["JsonCursor", "JsonTooLargeError", "JsonTruncatedError"]
@@ -152,7 +153,11 @@ class JsonCursor:
         return self.parse(self.raw())
 
     def parse(self, raw: bytes) -> Any:
-        """Parse bytes returned by `raw`, naming their place when they are not JSON."""
+        """Parse bytes returned by `raw`, naming their place when they are not JSON, or hold very many values."""
+        try:
+            check_values(raw)
+        except ValueError as error:
+            raise JsonTooLargeError(f"{error}, in the one that ends at byte {self.offset}") from error
         try:
             return loads(raw, max_depth=self._max_depth)
         except JsonError as error:

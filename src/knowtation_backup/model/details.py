@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigurationError, IntegrityError, UnsupportedFormatError
-from .json_input import check_nesting, typed
+from .json_input import check_nesting, check_values, typed
 from .manifest import Manifest
 from .moments import iso_ms, parse_iso
 from .reports import Finding
@@ -70,6 +70,7 @@ class ArchiveDetails:
         """
         try:
             check_nesting(data)
+            check_values(data)
             value = json.loads(data)
             if value["format"] != DETAILS_FORMAT:
                 raise _damaged(f"their format is {value['format']!r:.80}")

@@ -6,12 +6,15 @@ import re
 import sys
 from typing import Any, TypeVar
 
-__all__ = ["MAX_DEPTH", "check_nesting", "typed"]
+__all__ = ["MAX_DEPTH", "MAX_VALUES", "check_nesting", "check_values", "typed"]
 
 T = TypeVar("T")
 
 MAX_DEPTH = 200
 """How deep arrays and objects may nest; far above anything stored, far below the interpreter's limit."""
+
+MAX_VALUES = 20_000_000
+"""How many values one text that is decoded whole may hold; each takes about 100 bytes, however short it is written."""
 
 _SAFE_RECURSION_LIMIT = 10_000
 """A C stack holds this many levels of a decoder in any thread; programs may raise the interpreter's limit beyond."""
@@ -41,6 +44,20 @@ def check_nesting(data: bytes, max_depth: int = MAX_DEPTH) -> None:
                 raise ValueError(message)
         elif first in b"]}":
             depth -= 1
+
+
+def check_values(data: bytes) -> None:
+    """
+    Refuse a text that would need many times its own size once it is decoded.
+
+    Counts what begins or separates values, also inside strings, so that it costs next to nothing.
+
+    Raises:
+        ValueError: It may hold more than `MAX_VALUES`.
+    """
+    if len(data) > MAX_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        message = f"the JSON text holds more than {MAX_VALUES} values"
+        raise ValueError(message)
 
 
 def typed(value: Any, expected: type[T]) -> T:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from knowtation_backup.model.json_input import check_nesting
+from knowtation_backup.model.json_input import check_nesting, check_values
 
 _READERS = {
     "loads": "from knowtation_backup._engine.canonical import loads as read",
@@ -52,3 +52,12 @@ def test_brackets_in_strings_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     check_nesting(b"[]" * 1000)
     with pytest.raises(ValueError, match="200 levels"):
         check_nesting(b"[" * 201)
+
+
+def test_very_many_values_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knowtation_backup.model.json_input.MAX_VALUES", 1000)
+    check_values(b"[" + b"0," * 998 + b"0]")
+    check_values(b'"' + b"x" * 10_000 + b'"')
+    for dense in (b"[" + b"0," * 1000 + b"0]", b"[" + b"[]," * 500 + b"0]", b'[{"":{}}' + b',{"":{}}' * 400 + b"]"):
+        with pytest.raises(ValueError, match="1000 values"):
+            check_values(dense)

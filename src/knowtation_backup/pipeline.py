@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
+from .codecs.keyring import RingKey
+from .codecs.ktb2 import OpeningKey, SealingKey
 from .codecs.signing import SigningKey
 from .contracts import (
     ArchiveSink,
@@ -31,7 +33,9 @@ from .operations.adopt import Adoption, AdoptOptions, adopt
 from .operations.backup import BackupOptions, backup
 from .operations.catalog import find_archive, list_archives, resolve_archive
 from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forget
+from .operations.keys import KeyCheckReport, check_keys
 from .operations.read import read, read_details, read_manifest
+from .operations.rewrap import RewrapOptions, RewrapReport, rewrap
 from .operations.trash import plan_empty_trash, undelete
 from .operations.verify import PayloadChecker, verify
 from .operations.verify_all import verify_all
@@ -58,7 +62,7 @@ class Pipeline:
     """Needed for `plan_forget` only."""
     options: BackupOptions = BackupOptions()  # noqa: RUF009 - frozen, so sharing it is safe
     signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), converter=tuple)
-    """Who signs what `backup` and `adopt` write."""
+    """Who signs what `backup`, `adopt` and `rewrap` write."""
     signatures: SignaturePolicy | None = None
     """Whose archives may be read and pass verification; `None` trusts everybody."""
     trash_grace: dt.timedelta = TRASH_GRACE
@@ -167,6 +171,33 @@ class Pipeline:
             sample=sample,
             policy=self.signatures,
             record=record,
+            observer=self.observer,
+            clock=self.clock,
+        )
+
+    # -- keys -------------------------------------------------------------------------------------------------------
+
+    def check_keys(self, archive_id: str, keys: RingKey | Iterable[RingKey]) -> KeyCheckReport:
+        """Find out which keys open an archive, without reading its payload."""
+        return check_keys(self.sink, self._resolve(archive_id), keys, policy=self.signatures)
+
+    def rewrap(
+        self,
+        archive_id: str,
+        *,
+        open_with: OpeningKey | Iterable[OpeningKey],
+        seal_to: SealingKey | Iterable[SealingKey],
+        options: RewrapOptions | None = None,
+    ) -> RewrapReport:
+        """Write a KTB2 archive beside another, with the same content and other keys; forget the old one by a plan."""
+        return rewrap(
+            self.sink,
+            self._resolve(archive_id),
+            open_with=open_with,
+            seal_to=seal_to,
+            options=options,
+            signing_keys=self.signing_keys,
+            policy=self.signatures,
             observer=self.observer,
             clock=self.clock,
         )

@@ -41,6 +41,7 @@ from knowtation_backup.operations.forget import apply_forget, plan_delete
 from knowtation_backup.operations.read import read, read_details, read_manifest, read_side_file
 from knowtation_backup.operations.rewrap import RewrapOptions, RewrapReport, rewrap
 from knowtation_backup.operations.verify import verify
+from knowtation_backup.pipeline import Pipeline
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -435,3 +436,22 @@ def test_fields_of_a_newer_writer_are_kept() -> None:
     report = without_carol(sink, old)
     again = Manifest.from_bytes(sink.contents()[manifest_key(report.archive_id)])
     assert again.extra == {"newer": [1], "rewrapped_from": old}
+
+
+def test_the_pipeline_offers_both_verbs(sink: MemorySink) -> None:
+    pipeline = Pipeline(
+        sink=sink,
+        source=SOURCE,
+        codec=to(ALICE, CAROL),
+        signing_keys=(SIGNER,),
+        signatures=SignaturePolicy(trusted=(SIGNER.verify_key,)),
+        clock=ticking(),
+    )
+    old = pipeline.backup().archive_id
+    assert [check.opens for check in pipeline.check_keys("latest", [ALICE, BOB, CAROL]).checks] == [True, False, True]
+    report = pipeline.rewrap("latest", open_with=ALICE, seal_to=ALICE.public_key)
+    assert report.previous_id == old
+    assert pipeline.latest().archive_id == report.archive_id
+    assert [check.opens for check in pipeline.check_keys("latest", [ALICE, CAROL]).checks] == [True, False]
+    with pytest.raises(ConfigurationError):
+        attrs.evolve(pipeline, signing_keys=()).rewrap(old, open_with=ALICE, seal_to=BOB.public_key)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
 from ..codecs.chain import opener
-from ..codecs.signing import SigningKey
+from ..codecs.signing import SigningKey, sign_manifest
 from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import (
     BackupError,
@@ -27,44 +26,31 @@ from ..errors import (
     IntegrityError,
     InternalError,
     OperationCancelledError,
-    TruncatedError,
     UnsupportedFormatError,
 )
-from ..exports.book import CAPTURE_FORMAT, CAPTURE_VERSION
-from ..exports.entries import KINDS
 from ..exports.exporter import vault_tag
-from ..exports.reader import ExportReader, ReadLimits
+from ..exports.reader import ReadLimits
 from ..model.blobs import BlobInfo, BlobRef
 from ..model.details import ArchiveDetails
 from ..model.events import Event
 from ..model.manifest import DETAILS_NAME, STARTED_NAME, CodecSpec, Manifest, check_tags, manifest_key, side_key
+from ..model.moments import iso_ms, parse_iso
 from ..model.plans import ArchiveInfo
 from ..model.reports import Finding, Outcome
 from ..model.selection import ArchiveFilter
 from .catalog import list_archives
 from .describing import UNKNOWN_SOURCE
+from .examining import KNOWTATION_KIND, VAULT_EXPORT_KIND, Examined, examine
 from .metering import Meter
 from .naming import ArtifactName, ForeignName
 from .read import MAX_DETAILS_BYTES
-from .recognising import Form
-from .unfolding import StoredFile, Unfolded, unfold
+from .signatures import put_signatures, read_signatures
+from .unfolding import StoredFile, unfold
 from .writing import ArchiveWriter, generator
 
 __all__ = ["AdoptFailure", "AdoptOptions", "AdoptReport", "Adoption", "adopt", "adopt_all"]
 
-_KNOWTATION = "knowtation-"
-_VAULT_EXPORT = KINDS[2]
-_SINGLE = frozenset({KINDS[1], KINDS[2]})
-_RECORDS = "knowtation-backup-records"
-_OPAQUE = frozenset({"knowtation-attestation-export"})
-"""Payloads of Knowtation that no `ExportReader` reads."""
-_UNLIKE = (IntegrityError, UnsupportedFormatError, DecryptionError)
-_NAMED = {
-    Form.TAR: frozenset({"duskmantle-state", "quri-backup"}),
-    Form.ZIP: frozenset({"agentvault-encrypted-zip", "agentvault-full-backup"}),
-    Form.JSON: frozenset({"agentvault-archive"}),
-}
-"""Kinds that a name may add to a form which says nothing more of itself."""
+_UNLIKE = (IntegrityError, UnsupportedFormatError, DecryptionError, ConfigurationError)
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +69,7 @@ class AdoptOptions:
 
     @kind.validator
     def _check_kind(self, _field: attrs.Attribute[str], value: str) -> None:
-        if value.startswith(_KNOWTATION):
+        if value.startswith(KNOWTATION_KIND):
             message = f"files cannot be adopted as {value!r:.80} without looking inside"
             raise ConfigurationError(message, kind="bad_option", hint="leave the kind out: it is recognised")
 
@@ -190,14 +176,15 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     _refuse_known(sink, archive_id)
     with contextlib.closing(StoredFile(sink, archive_id)) as stored:
         unfolded = unfold(stored, codec, name=archive_id)
-        found = _examine(archive_id, unfolded, options)
+        found = examine(archive_id, unfolded, kind=options.kind, user_id=options.user_id, limits=options.limits)
         artifact = stored.ref()
     if artifact.size_bytes != info.size_bytes:
         message = f"{archive_id} had {info.size_bytes} bytes, and {artifact.size_bytes} when it was read"
         raise IntegrityError(message, kind="changed_while_reading", hint="is it still being written?")
-    taken_at, dated_by = _moment(found, info, clock)
+    now = clock()
+    taken_at, dated_by = _moment(found, info, now)
     source_id = options.source_id
-    if found.kind == _VAULT_EXPORT and options.user_id and source_id != UNKNOWN_SOURCE:
+    if found.kind == VAULT_EXPORT_KIND and options.user_id and source_id != UNKNOWN_SOURCE:
         source_id += f"/{vault_tag(source_id, options.user_id, found.vault_id)}"
     details = ArchiveDetails(
         artifact=archive_id,
@@ -209,16 +196,17 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         payload_bytes=found.payload_bytes,
         payload_sha256=found.payload_sha256,
         warnings=found.warnings,
-        capture=found.capture(source_id, dated_by, options),
+        capture=found.capture(source_id) | {"adopted": {"at": iso_ms(now), "dated_by": dated_by}},
     )
-    writer = ArchiveWriter(sink=sink, signing_keys=tuple(signing_keys), observer=observer)
+    writer = ArchiveWriter(sink=sink, observer=observer)
+    written, adopted_at = _put_details(writer, details, unfolded.codecs, codec)
     manifest = Manifest(
         artifact=artifact,
-        side=(_put_details(writer, archive_id, details, unfolded.codecs, codec),),
+        side=(written,),
         kind=found.kind,
         source_id=source_id,
         taken_at=taken_at,
-        finished_at=clock(),
+        finished_at=adopted_at,
         complete=True,
         codecs=unfolded.codecs,
         counts=dict(found.counts),
@@ -226,10 +214,7 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         generator=generator(),
         extra={"adopted": True},
     )
-    try:
-        writer.finish(manifest)
-    except BlobExistsError as error:
-        raise _conflict(archive_id, "manifest or signatures") from error
+    _finish(writer, manifest, tuple(signing_keys))
     fields = {"archive_id": archive_id, "kind": found.kind, "size_bytes": artifact.size_bytes}
     observer(Event(name="adopt.finished", fields=fields))
     return Adoption(manifest=manifest, payload_bytes=found.payload_bytes, dated_by=dated_by, warnings=found.warnings)
@@ -303,107 +288,7 @@ def _exists(sink: ArchiveSink, key: str) -> bool:
     return True
 
 
-@attrs.frozen(kw_only=True)
-class _Found:
-    """What reading a payload to its end told."""
-
-    kind: str
-    payload_bytes: int
-    payload_sha256: str
-    counts: Mapping[str, int] = attrs.field(factory=dict)
-    facts: Mapping[str, Any] = attrs.field(factory=dict)
-    """For the capture's details."""
-    exported_at: dt.datetime | None = None
-    vault_id: str = ""
-    warnings: tuple[Finding, ...] = ()
-
-    def capture(self, source_id: str, dated_by: str, options: AdoptOptions) -> dict[str, Any]:
-        """Return what details record of the capture; the same for the same file and options."""
-        value = {
-            "format": CAPTURE_FORMAT,
-            "format_version": CAPTURE_VERSION,
-            "adopted": {"dated_by": dated_by},
-            "source_id": source_id,
-            "counts": dict(self.counts),
-            **self.facts,
-        }
-        if options.user_id and self.kind in _SINGLE:
-            value |= {"user_id": options.user_id, "vault_id": self.vault_id}
-        return value
-
-
-def _examine(archive_id: str, unfolded: Unfolded, options: AdoptOptions) -> _Found:
-    """Read a payload to its end."""
-    payload = Meter(unfolded.read())
-    with contextlib.closing(payload):
-        kind = options.kind or _opaque_kind(archive_id, unfolded)
-        if not kind:
-            return _examine_export(payload, unfolded.inside.kind, options)
-        if options.kind:
-            payload.drain()
-        else:
-            for _ in unfolded.expand(payload):
-                pass
-            payload.drain()
-        return _Found(
-            kind=kind,
-            payload_bytes=payload.size_bytes,
-            payload_sha256=payload.sha256,
-            facts={"payload": {"kind": kind, "size_bytes": payload.size_bytes}},
-        )
-
-
-def _opaque_kind(archive_id: str, unfolded: Unfolded) -> str:
-    """Return the kind of a payload that is kept by its digest; empty for what an `ExportReader` is to read."""
-    inside = unfolded.inside
-    if inside.form is Form.EMPTY:
-        raise TruncatedError(f"{archive_id} holds nothing", hint="take another copy", key=archive_id)
-    name = ForeignName.parse(archive_id)
-    if name is not None and not inside.kind and name.kind in _NAMED.get(inside.form, ()):
-        return name.kind
-    if inside.form in {Form.JSON, Form.RECORDS}:
-        read = inside.kind not in _OPAQUE and (not inside.kind or inside.kind.startswith(_KNOWTATION))
-        return "" if read else inside.kind
-    if inside.form in {Form.TAR, Form.ZIP}:
-        return str(inside.form.value)
-    message = f"{archive_id} holds nothing that this release knows"
-    hint = "to keep it by its digest alone, say of which kind it is"
-    raise UnsupportedFormatError(message, kind="unknown_content", hint=hint, key=archive_id)
-
-
-def _examine_export(payload: Meter, expected_kind: str, options: AdoptOptions) -> _Found:
-    reader = ExportReader(payload, user_id=options.user_id, limits=options.limits)
-    vault_id = ""
-    if expected_kind in {"", *_SINGLE}:
-        for entry in reader:
-            vault_id = vault_id or entry.vault_id
-    else:
-        reader.read_all()  # much faster than one entry at a time
-    payload.drain()
-    header = reader.header
-    kind = _RECORDS if header.format_version is None else KINDS[header.format_version]
-    return _Found(
-        kind=kind,
-        payload_bytes=payload.size_bytes,
-        payload_sha256=payload.sha256,
-        counts=reader.counts,
-        facts={
-            "payload": {
-                "kind": kind,
-                "format_version": header.format_version,
-                "exported_at": header.exported_at,
-                "size_bytes": payload.size_bytes,
-            },
-            "content_root": reader.content_root,
-            "tenants": [{"status": "complete", **tenant.to_json()} for tenant in reader.tenants],
-        },
-        exported_at=header.exported_moment,
-        vault_id=vault_id if kind in _SINGLE else "",
-        warnings=reader.findings,
-    )
-
-
-def _moment(found: _Found, info: BlobInfo, clock: Clock) -> tuple[dt.datetime, str]:
+def _moment(found: Examined, info: BlobInfo, now: dt.datetime) -> tuple[dt.datetime, str]:
     name = ArtifactName.parse(info.key) or ForeignName.parse(info.key)
     candidates: Iterator[tuple[dt.datetime | None, str]] = iter(
         [
@@ -412,34 +297,65 @@ def _moment(found: _Found, info: BlobInfo, clock: Clock) -> tuple[dt.datetime, s
             (info.modified_at, "modified"),
         ]
     )
-    return next(((moment, origin) for moment, origin in candidates if moment), (clock(), "now"))
+    return next(((moment, origin) for moment, origin in candidates if moment), (now, "now"))
 
 
 def _put_details(
-    writer: ArchiveWriter, archive_id: str, details: ArchiveDetails, specs: Sequence[CodecSpec], codec: Codec | None
-) -> BlobRef:
+    writer: ArchiveWriter, details: ArchiveDetails, specs: Sequence[CodecSpec], codec: Codec | None
+) -> tuple[BlobRef, dt.datetime]:
     """
     Publish the details, or take those that an interrupted try left behind if they say the same.
 
     Sealed as a manifest with these specs lets readers expect, and opened again before anything is written: a key that
-    opens the artifact need not be one of those the codec seals to.
+    opens the artifact need not be one of those the codec seals to. Returns them and the moment they name.
     """
-    data = details.to_bytes()
+    archive_id, data = details.artifact, details.to_bytes()
     sealing = opener(specs, codec, what=archive_id)
     key = side_key(archive_id, DETAILS_NAME) + (sealing.suffix if sealing else "")
     sealed = list(sealing.seal([data])) if sealing else [data]
     if sealing and b"".join(sealing.open(lambda: iter(sealed))) != data:
         raise InternalError(f"the details of {archive_id} open to other bytes than were sealed")
     try:
-        return writer.put(key, sealed).ref
+        return writer.put(key, sealed).ref, _adopted_at(details)
     except BlobExistsError as error:
-        found = StoredFile(writer.sink, key)
-        with contextlib.closing(found), contextlib.suppress(*_UNLIKE):
-            plain = Meter(sealing.open(found) if sealing else found())
-            with contextlib.closing(plain):
-                if writer.sink.stat(key).size_bytes <= MAX_DETAILS_BYTES and b"".join(plain) == data:
-                    return found.ref()
+        left = StoredFile(writer.sink, key)
+        with contextlib.closing(left), contextlib.suppress(*_UNLIKE, LookupError):
+            there = ArchiveDetails.from_bytes(_opened(left, sealing))
+            same = attrs.evolve(there, capture={**there.capture, "adopted": details.capture["adopted"]})
+            if same == ArchiveDetails.from_bytes(data):
+                return left.ref(), _adopted_at(there)
         raise _conflict(archive_id, "details") from error
+
+
+def _opened(stored: StoredFile, codec: Codec | None) -> bytes:
+    """Return the plaintext of details, nothing when there is too much of it."""
+    parts: list[bytes] = []
+    with contextlib.closing(Meter(codec.open(stored) if codec else stored())) as plain:
+        for part in plain:
+            parts.append(part)
+            if plain.size_bytes > MAX_DETAILS_BYTES:
+                return b""
+    return b"".join(parts)
+
+
+def _adopted_at(details: ArchiveDetails) -> dt.datetime:
+    """Return when a file was adopted: the first try says it, so that a later one writes the same manifest."""
+    return parse_iso(str(details.capture["adopted"]["at"]))
+
+
+def _finish(writer: ArchiveWriter, manifest: Manifest, keys: tuple[SigningKey, ...]) -> None:
+    """Publish signatures and manifest."""
+    data = manifest.to_bytes()
+    if keys:
+        try:
+            put_signatures(writer.sink, manifest.archive_id, data, keys)
+        except BlobExistsError as error:
+            if read_signatures(writer.sink, manifest.archive_id) != sign_manifest(data, keys):
+                raise _conflict(manifest.archive_id, "signatures") from error
+    try:
+        writer.finish(manifest)
+    except BlobExistsError as error:
+        raise _conflict(manifest.archive_id, "manifest") from error
 
 
 def _conflict(archive_id: str, what: str) -> BlobExistsError:

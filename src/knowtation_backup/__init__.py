@@ -10,9 +10,10 @@ from .codecs.age import AgeCodec, AgeIdentity, AgeOptions, AgeRecipient
 from .codecs.chain import CodecChain
 from .codecs.compression import Compression
 from .codecs.encv1 import EncV1Codec, EncV1Options
+from .codecs.files import decrypt_file, decrypt_to_stream
 from .codecs.keyring import Keyring
 from .codecs.keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey
-from .codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
+from .codecs.ktb1 import Ktb1Codec
 from .codecs.ktb2 import Argon2Parameters, Ktb2Codec, Ktb2Reader
 from .codecs.signing import SigningKey
 from .contracts import (

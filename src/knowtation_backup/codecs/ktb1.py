@@ -20,24 +20,20 @@ even if someone changes the stored bytes between the passes.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import secrets
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import AEADDecryptionContext, Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .._engine.local_files import NewFile, open_directory, read_range, translate_os_error
 from ..contracts import EncryptionCodec, ReadBlob
-from ..errors import BackupError, ConfigurationError, TamperedError, TruncatedError, UnsupportedFormatError
+from ..errors import ConfigurationError, TamperedError, TruncatedError, UnsupportedFormatError
 from ..model.manifest import CodecSpec
 from .keys import EncryptionKey
 
-__all__ = ["MAX_PLAINTEXT_BYTES", "Ktb1Codec", "decrypt_file", "decrypt_to_stream"]
+__all__ = ["MAX_PLAINTEXT_BYTES", "Ktb1Codec"]
 
 MAX_PLAINTEXT_BYTES: Final = (1 << 36) - 32
 """What AES-GCM allows under one IV."""
@@ -219,92 +215,3 @@ class _Sealed:
 def _too_short(size_bytes: int) -> TruncatedError:
     message = f"a KTB1 file has at least {_HEAD_BYTES + _TAG_BYTES} bytes; this one has {size_bytes}"
     return TruncatedError(message, hint="the file was cut; use another copy", size_bytes=size_bytes)
-
-
-def decrypt_file(source: str | os.PathLike[str], target: str | os.PathLike[str], key: EncryptionKey) -> int:
-    """
-    Open a KTB1 file into a new file and return its size in bytes.
-
-    Nothing appears under *target* unless everything was authenticated and written; an existing file is never
-    overwritten. The new file has mode 0600.
-
-    Raises:
-        UnsupportedFormatError: *source* is not a KTB1 file.
-        TruncatedError: *source* is shorter than a KTB1 file can be.
-        TamperedError: Wrong key, or *source* was changed.
-        BlobNotFoundError: There is no *source*, or no directory for *target*.
-        BlobExistsError: There is a *target* already.
-        SinkFullError: No space is left for *target*.
-        SinkPermissionError: Reading or writing is refused.
-        SinkUnavailableError: The device failed.
-    """
-    goal = Path(target).absolute()
-    doing = f"writing {goal}"
-    with contextlib.ExitStack() as stack:
-        with _translated(doing):
-            if goal.exists():
-                raise FileExistsError(f"{goal} exists")
-            directory_fd = open_directory(goal.parent)
-            stack.callback(os.close, directory_fd)
-            file = stack.enter_context(NewFile(directory_fd, goal.name))
-        for piece in Ktb1Codec(key).open(_reader(source)):
-            with _translated(doing):
-                file.write(piece)
-        with _translated(doing):
-            file.publish()
-    return file.size_bytes
-
-
-def decrypt_to_stream(source: str | os.PathLike[str], target: BinaryIO, key: EncryptionKey) -> int:
-    """
-    Open a KTB1 file into a binary stream, for example ``sys.stdout.buffer``, and return the plaintext's size in bytes.
-
-    Nothing is written unless everything was authenticated. The stream is flushed and left open.
-
-    Raises:
-        UnsupportedFormatError: *source* is not a KTB1 file.
-        TruncatedError: *source* is shorter than a KTB1 file can be.
-        TamperedError: Wrong key, or *source* was changed.
-        BlobNotFoundError: There is no *source*.
-        SinkFullError: No space is left behind the stream.
-        SinkPermissionError: Reading or writing is refused.
-        SinkUnavailableError: The device failed, or the reader of a pipe went away.
-    """
-    total = 0
-    doing = "writing to the stream"
-    for piece in Ktb1Codec(key).open(_reader(source)):
-        with _translated(doing):
-            _write_all(target, piece)
-        total += len(piece)
-    with _translated(doing):
-        target.flush()
-    return total
-
-
-def _write_all(target: BinaryIO, piece: bytes) -> None:
-    rest = memoryview(piece)
-    while rest:
-        written = target.write(rest)
-        if not written:  # an unbuffered stream takes what it can; one that does not block may take nothing
-            raise BlockingIOError(errno.EAGAIN, "the stream takes no more bytes")
-        rest = rest[written:]
-
-
-def _reader(source: str | os.PathLike[str]) -> ReadBlob:
-    origin = Path(source).absolute()
-
-    def read() -> Iterator[bytes]:
-        with _translated(f"reading {origin}"), origin.open("rb", buffering=0) as file:
-            yield from read_range(file.fileno(), 0, None)
-
-    return read
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BackupError):
-            raise  # ours already, and an OSError only by inheritance
-        raise translate_os_error(error, doing) from error

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from typing_extensions import Buffer
 
 from knowtation_backup.codecs import ktb1
+from knowtation_backup.codecs.files import decrypt_file, decrypt_to_stream
 from knowtation_backup.codecs.keys import EncryptionKey
-from knowtation_backup.codecs.ktb1 import Ktb1Codec, decrypt_file, decrypt_to_stream
+from knowtation_backup.codecs.ktb1 import Ktb1Codec
 from knowtation_backup.errors import (
     BackupError,
     BlobExistsError,

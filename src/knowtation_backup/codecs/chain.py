@@ -17,6 +17,9 @@ from .compression import compression_for
 
 __all__ = ["CodecChain", "opener"]
 
+_MOST_CODECS = 8
+"""Chains are one or two codecs long; each takes memory, and a place on the stack."""
+
 
 class CodecChain(Codec):
     """
@@ -90,6 +93,9 @@ def opener(specs: Sequence[CodecSpec], keys: Codec | None, *, what: str) -> Code
     """
     if not specs:
         return None
+    if len(specs) > _MOST_CODECS:
+        message = f"{what} went through {len(specs)} transforms; this release undoes {_MOST_CODECS}"
+        raise UnsupportedFormatError(message, hint="find out who wrote it")
     given = list(_flat([keys] if keys else []))
     holders = [codec for codec in given if isinstance(codec, EncryptionCodec)]
     codecs = [_decompression(spec, given) or _decryption(spec, holders, what) for spec in specs]

@@ -45,6 +45,6 @@ def parse_iso(text: str) -> dt.datetime:
     """Return the aware UTC moment of an ISO text with zone; raises `ConfigurationError` for anything else."""
     try:
         return _utc(dt.datetime.fromisoformat(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the zone may lead out of the calendar
         message = f"{text!r} is not an ISO date and time with zone"
         raise ConfigurationError(message, kind="bad_moment") from error

@@ -43,6 +43,10 @@ from .operations.verify_all import verify_all
 __all__ = ["Pipeline"]
 
 
+def _signers(keys: Iterable[SigningKey]) -> tuple[SigningKey, ...]:
+    return tuple(keys)
+
+
 @attrs.frozen(kw_only=True)
 class Pipeline:
     """
@@ -61,7 +65,7 @@ class Pipeline:
     retention: RetentionPolicy | None = None
     """Needed for `plan_forget` only."""
     options: BackupOptions = BackupOptions()  # noqa: RUF009 - frozen, so sharing it is safe
-    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), converter=tuple)
+    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), converter=_signers)
     """Who signs what `backup`, `adopt` and `rewrap` write."""
     signatures: SignaturePolicy | None = None
     """Whose archives may be read and pass verification; `None` trusts everybody."""

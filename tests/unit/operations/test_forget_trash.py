@@ -17,6 +17,7 @@ from knowtation_backup.errors import (
     SinkPermissionError,
     SinkUnavailableError,
 )
+from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.marks import Mark, MarkName, MarkVerb
 from knowtation_backup.model.plans import (
@@ -29,7 +30,7 @@ from knowtation_backup.model.plans import (
 from knowtation_backup.operations.backup import backup
 from knowtation_backup.operations.catalog import find_archive, list_archives
 from knowtation_backup.operations.forget import apply_forget, plan_delete, plan_forget
-from knowtation_backup.operations.marks import pin, put_mark, quarantine, tag
+from knowtation_backup.operations.marks import pin, put_mark, quarantine, read_marks, tag
 from knowtation_backup.operations.trash import plan_empty_trash, undelete
 from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.retention.policy import KeepPolicy
@@ -108,6 +109,8 @@ def test_forgetting_needs_no_right_to_delete_and_removes_nothing(calendar: Calen
     assert after.items() >= before.items()
     assert len(after) == len(before) + 2
     assert trashed(sink) == ids[2:]
+    noted = [mark.values["reason"] for mark in read_marks(sink, ids[2])]
+    assert noted == ["complete: 2 newer complete archives exist, 2 are kept"]
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
@@ -191,6 +194,8 @@ def test_no_grace_empties_everything(sink: MemorySink, calendar: Calendar) -> No
     to_trash(sink, calendar, ids[2], ids[3])
     plan = plan_empty_trash(sink, now=calendar(), grace=AT_ONCE)
     assert [info.archive_id for info in plan.forgotten] == ids[2:]
+    calendar.now -= DAY  # also what was put there by a clock that is ahead of ours
+    assert plan_empty_trash(sink, now=calendar(), grace=AT_ONCE).forgotten == plan.forgotten
     with pytest.raises(ConfigurationError) as caught:
         plan_empty_trash(sink, now=calendar(), grace=-DAY)
     assert caught.value.kind == "bad_duration"
@@ -218,6 +223,41 @@ def test_the_last_complete_archive_of_a_series_stays_in_the_trash(sink: MemorySi
     assert [info.archive_id for info in plan.forgotten] == [ids[0], *ids[2:]]
     apply_forget(sink, plan_empty_trash(sink, now=later))
     assert list(states(sink)) == [ids[1]]
+
+
+def test_what_is_not_complete_leaves_the_trash_although_nothing_better_is_there(
+    sink: MemorySink, calendar: Calendar
+) -> None:
+    incomplete = backup(FakeSource(complete=False), sink, clock=lambda: START).archive_id
+    to_trash(sink, calendar, incomplete)
+    assert len(plan_empty_trash(sink, now=NOW + 7 * DAY).forgotten) == 1
+
+
+def test_what_is_in_the_trash_is_no_reason_to_let_the_last_one_go(sink: MemorySink, calendar: Calendar) -> None:
+    ids = stock(sink)
+    to_trash(sink, calendar, *ids[1:])
+    with pytest.raises(ConfigurationError, match="every complete archive"):
+        plan_delete(sink, [ids[0]], now=NOW)
+
+
+def test_files_of_other_tools_are_never_in_the_trash(sink: MemorySink, calendar: Calendar) -> None:
+    foreign = "backup-20200101T000000Z.tgz"
+    sink.put(foreign, [b"theirs"])
+    put_mark(sink, foreign, MarkVerb.TRASHED, clock=calendar)
+    plan = plan_empty_trash(sink, now=NOW + 8 * DAY, last_too=True)
+    assert plan.forgotten == ()
+    assert [decision.reason for decision in plan.decisions] == ["of another tool: never removed"]
+
+
+def test_what_leaves_the_trash_while_planning_stays(sink: MemorySink, calendar: Calendar) -> None:
+    ids = stock(sink)
+    to_trash(sink, calendar, ids[3])
+
+    class Leaving(FaultSink):
+        def _stat(self, key: str) -> BlobInfo:
+            raise BlobNotFoundError(f"there is no {key} any more")
+
+    assert plan_empty_trash(Leaving(sink), now=NOW + 8 * DAY).forgotten == ()
 
 
 def test_a_pin_holds_in_the_trash_too(sink: MemorySink, calendar: Calendar) -> None:

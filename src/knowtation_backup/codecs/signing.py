@@ -32,8 +32,16 @@ from ..model.signatures import (
     SignaturePolicy,
     VerifyKey,
 )
+from ..model.statements import MAX_STATEMENT_BYTES, STATEMENT_CONTEXT, ContentStatement
 
-__all__ = ["SigningKey", "check_manifest", "sign_manifest", "signature_problem"]
+__all__ = [
+    "SigningKey",
+    "check_content",
+    "check_manifest",
+    "sign_content",
+    "sign_manifest",
+    "signature_problem",
+]
 
 _SEED_BYTES: Final = 32
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
@@ -200,7 +208,10 @@ def sign_manifest(manifest_bytes: bytes, keys: Iterable[SigningKey]) -> bytes:
     Raises:
         ConfigurationError: There is no key.
     """
-    message = SIGNATURE_CONTEXT + manifest_bytes
+    return _sign(SIGNATURE_CONTEXT + manifest_bytes, keys)
+
+
+def _sign(message: bytes, keys: Iterable[SigningKey]) -> bytes:
     by_public = {key.verify_key.raw: key for key in keys}
     if not by_public:
         raise ConfigurationError("there is no key to sign with", kind="no_signing_key")
@@ -228,6 +239,12 @@ def signature_problem(
         message = "the archive is not signed"
         hint = "find out who wrote it; sign_archive signs archives that were written before there was a key"
         return SignatureError(message, kind="unsigned", hint=hint)
+    return _problem(SIGNATURE_CONTEXT + manifest_bytes, signature_bytes, policy, "manifest")
+
+
+def _problem(
+    message_bytes: bytes, signature_bytes: bytes, policy: SignaturePolicy, what: str
+) -> SignatureError | UnsupportedFormatError | None:
     try:
         file = SignatureFile.from_bytes(signature_bytes)
     except (SignatureError, UnsupportedFormatError) as error:
@@ -236,14 +253,14 @@ def signature_problem(
     for item in file.signatures:
         if item.algorithm != ED25519:
             continue  # of a newer release, beside one that this release can check, or not
-        if not _fits(item, SIGNATURE_CONTEXT + manifest_bytes):
-            message = f"the signature by {item.public_key.hex()[:80]} does not fit the manifest"
-            hint = "manifest or signature were changed; use another copy of the archive"
+        if not _fits(item, message_bytes):
+            message = f"the signature by {item.public_key.hex()[:80]} does not fit the {what}"
+            hint = f"{what} or signature were changed; use another copy"
             return SignatureError(message, kind="bad_signature", hint=hint, public_key=item.public_key.hex()[:80])
         signers.append(item.public_key)
     if policy.trusted and not {key.raw for key in policy.trusted} & set(signers):
         listed = ", ".join(signer.hex() for signer in signers[:3]) or "nobody with an algorithm known here"
-        message = f"the archive is signed by {listed}, and none of the {len(policy.trusted)} trusted keys"
+        message = f"the {what} is signed by {listed}, and none of the {len(policy.trusted)} trusted keys"
         hint = "find out who wrote it; if it is one of yours, add the key to the trusted ones"
         return SignatureError(message, kind="unknown_signer", hint=hint)
     return None
@@ -255,6 +272,42 @@ def check_manifest(
     """Return `signature_problem` as findings: ``unsigned``, ``bad_signature``, ``unknown_signer``, or none."""
     problem = signature_problem(manifest_bytes, signature_bytes, policy)
     return [] if problem is None else [Finding(code=problem.kind, where=where, message=str(problem))]
+
+
+def sign_content(statement: ContentStatement, keys: Iterable[SigningKey]) -> bytes:
+    """
+    Return a signed statement of a content root, a file for somebody who may not see the archive.
+
+    Raises:
+        ConfigurationError: There is no key.
+    """
+    text = statement.to_bytes()
+    return text + _sign(STATEMENT_CONTEXT + text, keys)
+
+
+def check_content(data: bytes, trusted: Iterable[VerifyKey | str] | VerifyKey) -> ContentStatement:
+    """
+    Return a statement that somebody trusted signed.
+
+    Args:
+        data: The file, as `sign_content` returned it.
+        trusted: Keys, or their texts, of which at least one must have signed.
+
+    Raises:
+        SignatureError: Signed by nobody trusted (``unknown_signer``), or changed (``bad_signature``).
+        UnsupportedFormatError: A newer release wrote it.
+        ConfigurationError: No key is trusted.
+    """
+    policy = SignaturePolicy(trusted=trusted)
+    if not policy.trusted:
+        raise ConfigurationError("a statement by anybody says nothing", kind="no_trusted_key", hint="pass trusted keys")
+    if len(data) > MAX_STATEMENT_BYTES:
+        raise SignatureError("the statement is too large to be one", kind="bad_signature")
+    text, newline, signatures = data.partition(b"\n")
+    problem = _problem(STATEMENT_CONTEXT + text + newline, signatures, policy, "statement")
+    if problem is not None:
+        raise problem
+    return ContentStatement.from_bytes(text + newline)
 
 
 def _fits(item: Signature, message: bytes) -> bool:

@@ -1,5 +1,6 @@
 """Signing keys and signatures: secret, deterministic, and bound to every byte of a manifest."""
 
+import datetime as dt
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -20,8 +22,22 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from knowtation_backup.codecs.signing import SigningKey, check_manifest, sign_manifest, signature_problem
-from knowtation_backup.errors import BlobNotFoundError, ConfigurationError, SinkError
+from knowtation_backup.codecs.signing import (
+    SigningKey,
+    check_content,
+    check_manifest,
+    sign_content,
+    sign_manifest,
+    signature_problem,
+)
+from knowtation_backup.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    SignatureError,
+    SinkError,
+    UnsupportedFormatError,
+)
+from knowtation_backup.model.details import ArchiveDetails
 from knowtation_backup.model.signatures import (
     _SMALL_ORDER,
     SIGNATURE_CONTEXT,
@@ -29,6 +45,7 @@ from knowtation_backup.model.signatures import (
     SignaturePolicy,
     VerifyKey,
 )
+from knowtation_backup.model.statements import ContentStatement
 
 GOLDEN = sorted((Path(__file__).parents[2] / "golden" / "signatures").glob("*.json"))
 SEED = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
@@ -298,3 +315,72 @@ def test_golden_vectors(path: Path) -> None:
 
 def test_there_are_golden_vectors() -> None:
     assert len(GOLDEN) >= 10
+
+
+class TestStatements:
+    STATEMENT = ContentStatement(
+        artifact="operator-full-export-20260408T153022Z.json.ktb2",
+        source_id="hub.example",
+        taken_at=dt.datetime(2026, 4, 8, 15, 30, 22, tzinfo=dt.UTC),
+        content_root="ab" * 32,
+    )
+
+    def test_a_signed_statement_is_read_back_by_whoever_trusts_the_signer(self) -> None:
+        data = sign_content(self.STATEMENT, [KEY])
+        assert check_content(data, KEY.verify_key) == check_content(data, [str(KEY.verify_key)]) == self.STATEMENT
+        assert sign_content(self.STATEMENT, [KEY]) == data
+        with pytest.raises(SignatureError) as caught:
+            check_content(data, OTHER.verify_key)
+        assert caught.value.kind == "unknown_signer"
+        with pytest.raises(ConfigurationError, match="anybody"):
+            check_content(data, ())
+
+    def test_every_flipped_bit_and_every_cut_is_refused(self) -> None:
+        data = sign_content(self.STATEMENT, [KEY])
+        damaged = [
+            *(flipped(data, position) for position in range(8 * len(data))),
+            *(data[:n] for n in range(len(data))),
+        ]
+        for other in [*damaged, data + b"\n", b"x" * 100_000]:
+            with pytest.raises((SignatureError, UnsupportedFormatError)):
+                check_content(other, KEY.verify_key)
+
+    def test_a_signature_over_a_manifest_is_none_over_a_statement(self) -> None:
+        text = self.STATEMENT.to_bytes()
+        with pytest.raises(SignatureError):
+            check_content(text + sign_manifest(text, [KEY]), KEY.verify_key)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b'{"format":"knowtation-backup-archive"}\n',
+            b"[]\n",
+            b"\xff\n",
+            STATEMENT.to_bytes().replace(b"ab", b"AB"),
+            STATEMENT.to_bytes().replace(b",", b", "),
+            STATEMENT.to_bytes().replace(b"2026-04", b"2026-99"),
+        ],
+    )
+    def test_what_is_signed_and_no_statement_is_refused(self, text: bytes) -> None:
+        with pytest.raises(SignatureError, match="cannot be read"):
+            ContentStatement.from_bytes(text)
+
+    def test_newer_versions_are_named(self) -> None:
+        with pytest.raises(UnsupportedFormatError):
+            ContentStatement.from_bytes(self.STATEMENT.to_bytes().replace(b'version":1', b'version":2'))
+
+    def test_it_comes_from_details_that_hold_a_root(self) -> None:
+        details = ArchiveDetails(
+            artifact=self.STATEMENT.artifact,
+            kind="knowtation-operator-full-export",
+            source_id="hub.example",
+            taken_at=self.STATEMENT.taken_at,
+            complete=True,
+            counts={},
+            payload_bytes=0,
+            payload_sha256="",
+            capture={"content_root": "ab" * 32},
+        )
+        assert ContentStatement.of(details) == self.STATEMENT
+        with pytest.raises(ConfigurationError, match="no content root"):
+            ContentStatement.of(attrs.evolve(details, capture={}))

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from .._checks import between
-from ..errors import ConfigurationError, DecryptionError, NoMatchingKeyError, TamperedError
+from ..errors import BackupError, ConfigurationError, DecryptionError, NoMatchingKeyError, TamperedError
 from ._ktb2_header import FileKey, Header, Slot, derive
-from .keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey
+from .keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey, unsupported
 
 __all__ = [
     "MAX_PASSPHRASE_SLOTS",
@@ -107,9 +107,17 @@ class _Suite:
     """One HPKE suite: what it is called in files, and how long its bodies are."""
 
     kind: KeyKind
-    name: bytes
-    suite: Suite
+    kem: KEM
+    kem_id: int
     encapsulated_bytes: int
+
+    @property
+    def name(self) -> bytes:
+        return b"".join(number.to_bytes(2, "big") for number in (self.kem_id, 0x0001, 0x0002))
+
+    @property
+    def suite(self) -> Suite:
+        return Suite(self.kem, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
     @property
     def head_bytes(self) -> int:
@@ -120,16 +128,11 @@ class _Suite:
         return self.head_bytes + self.encapsulated_bytes + _WRAPPED_BYTES
 
 
-def _suite(kind: KeyKind, kem: KEM, kem_id: int) -> _Suite:
-    name = b"".join(number.to_bytes(2, "big") for number in (kem_id, 0x0001, 0x0002))
-    return _Suite(kind, name, Suite(kem, KDF.HKDF_SHA256, AEAD.AES_256_GCM), kem.enc_length())
-
-
 _SUITES: Final = {
     suite.kind: suite
     for suite in (
-        _suite(KeyKind.X25519, KEM.X25519, 0x0020),
-        _suite(KeyKind.MLKEM768_X25519, KEM.MLKEM768_X25519, 0x647A),
+        _Suite(KeyKind.X25519, KEM.X25519, 0x0020, 32),
+        _Suite(KeyKind.MLKEM768_X25519, KEM.MLKEM768_X25519, 0x647A, 1120),
     )
 }
 _SUITES_BY_NAME: Final = {suite.name: suite for suite in _SUITES.values()}
@@ -165,13 +168,18 @@ def _passphrase_secret(key: Passphrase, file_id: bytes, salt: bytes, numbers: tu
 
 
 def _argon2id(password: bytes, salt: bytes, memory_kib: int, iterations: int, lanes: int) -> bytes:
-    function = Argon2id(salt=salt, length=_SECRET_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
     try:
+        function = Argon2id(salt=salt, length=_SECRET_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
         return function.derive(password)
     except MemoryError:
-        pass  # the original names the password's parameters only, but nothing here may be chained to its frames
-    message = f"there is no memory for the {memory_kib} KiB that this passphrase's parameters ask for"
-    raise DecryptionError(message, kind="excessive_parameters", hint="use a machine with more memory")
+        # Raised outside, so that no error is chained to a frame that holds the password.
+        message = f"there is no memory for the {memory_kib} KiB that this passphrase's parameters ask for"
+        refusal: BackupError = DecryptionError(
+            message, kind="excessive_parameters", hint="use a machine with more memory"
+        )
+    except UnsupportedAlgorithm:
+        refusal = unsupported("Argon2id")
+    raise refusal
 
 
 def _recipient_info(file_id: bytes) -> bytes:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import functools
 import hashlib
 import os
 import re
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM7
 from ..errors import ConfigurationError
 from ._key_files import create_private, read_private
 
-__all__ = ["EncryptionKey", "KeyKind", "Passphrase", "PrivateKey", "PublicKey"]
+__all__ = ["EncryptionKey", "KeyKind", "Passphrase", "PrivateKey", "PublicKey", "unsupported"]
 
 _KEY_BYTES: Final = 32
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
@@ -163,6 +164,23 @@ def _check_raw(key: PublicKey | PrivateKey, _field: attrs.Attribute[bytes], valu
         length = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
         what = "public" if isinstance(key, PublicKey) else "private"
         raise ConfigurationError(f"a {what} {key.kind} key is {wanted} bytes, not {length}", kind="bad_key_length")
+    if key.kind is KeyKind.MLKEM768_X25519 and not _has_mlkem():
+        raise unsupported("ML-KEM-768")
+
+
+@functools.cache
+def _has_mlkem() -> bool:
+    try:
+        MLKEM768PrivateKey.generate()
+    except UnsupportedAlgorithm:
+        return False
+    return True
+
+
+def unsupported(algorithm: str) -> ConfigurationError:
+    """Return the error for what the installed `cryptography` was built without."""
+    message = f"the cryptography package that is installed was built without {algorithm}"
+    return ConfigurationError(message, kind="missing_algorithm", hint="install its wheel from PyPI")
 
 
 @attrs.frozen(kw_only=True)

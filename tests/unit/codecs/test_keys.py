@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knowtation_backup.codecs import keys
 from knowtation_backup.codecs.keys import EncryptionKey, Passphrase, PrivateKey, PublicKey
 from knowtation_backup.errors import BlobNotFoundError, ConfigurationError, SinkError
 
@@ -225,6 +228,23 @@ def test_halves_that_cannot_be_are_refused(half: type[PublicKey], kind: str, raw
     with pytest.raises(ConfigurationError) as caught:
         half(kind=kind, raw=raw)
     assert caught.value.kind == found
+
+
+def test_a_cryptography_without_ml_kem_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise UnsupportedAlgorithm("ML-KEM-768 is not supported by this backend.")
+
+    text = PrivateKey.generate().public_key.to_text()
+    monkeypatch.setattr(MLKEM768PrivateKey, "generate", refuse)
+    keys._has_mlkem.cache_clear()
+    try:
+        for use in (PrivateKey.generate, lambda: PublicKey.from_text(text)):
+            with pytest.raises(ConfigurationError) as caught:
+                use()
+            assert caught.value.kind == "missing_algorithm"
+        PrivateKey.generate("x25519")
+    finally:
+        keys._has_mlkem.cache_clear()
 
 
 def test_pem_of_other_programs_is_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from ktb2_mini import HYBRID, X25519, File, hkdf
 
 from knowtation_backup.codecs import _slots
@@ -12,6 +13,7 @@ from knowtation_backup.codecs.keys import EncryptionKey, Passphrase, PrivateKey
 from knowtation_backup.codecs.ktb2 import Argon2Parameters, Ktb2Codec, OpeningKey, rewrap
 from knowtation_backup.errors import (
     BackupError,
+    ConfigurationError,
     DecryptionError,
     NoMatchingKeyError,
     TamperedError,
@@ -415,17 +417,29 @@ def test_parameters_downgraded_in_a_stored_file_are_refused() -> None:
     assert outcome(attempt(joined(preamble, [other], mac, chunks), WORDS)[1]) == NO_KEY
 
 
-def test_memory_that_is_not_there_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (MemoryError(), (DecryptionError, "excessive_parameters")),
+        (UnsupportedAlgorithm("no Argon2id"), (ConfigurationError, "missing_algorithm")),
+    ],
+)
+def test_memory_or_argon2_that_is_not_there_is_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, expected: Refusal
+) -> None:
     data = seal(b"text", WORDS)
 
-    class Exhausted:
+    class Missing:
         def __init__(self, **_options: object) -> None: ...
 
         def derive(self, _password: bytes) -> bytes:
-            raise MemoryError
+            raise failure
 
-    monkeypatch.setattr(_slots, "Argon2id", Exhausted)
-    assert outcome(attempt(data, WORDS)[1]) == (DecryptionError, "excessive_parameters")
+    monkeypatch.setattr(_slots, "Argon2id", Missing)
+    _, error = attempt(data, WORDS)
+    assert outcome(error) == expected
+    assert error is not None
+    assert error.__context__ is None
 
 
 def test_a_wrapped_key_that_was_changed_is_no_wrong_key() -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..contracts import ArchiveSink
 from ..errors import BackupError, SinkUnavailableError
 from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.reports import TargetResult
 
 __all__ = ["FaultMoment", "FaultSink"]
 
@@ -73,6 +74,10 @@ class FaultSink(ArchiveSink):
     def location(self) -> str:
         """That of the sink inside."""
         return self._inner.location
+
+    def target_results(self, archive_id: str) -> tuple[TargetResult, ...]:
+        """Return those of the sink inside."""
+        return self._inner.target_results(archive_id)
 
     def _count(self, operation: str) -> FaultMoment | None:
         with self._lock:

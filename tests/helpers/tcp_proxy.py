@@ -111,6 +111,9 @@ class TcpProxy:
                     break
                 if rule is not None and rule.action == "reply":
                     client.sendall(rule.reply)
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(_BLOCK):  # or the answer would be lost to a reset
+                        pass
                     break
                 talk.rule = rule or talk.rule
                 server.sendall(block)

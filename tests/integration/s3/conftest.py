@@ -11,6 +11,7 @@ from s3_server import Identity, S3Server
 from s3fs import S3FileSystem
 from tcp_proxy import TcpProxy
 
+from knowtation_backup.sinks._s3_client import client_settings
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.s3_options import S3Options
 
@@ -34,7 +35,8 @@ def bucket(server: S3Server) -> str:
 @pytest.fixture(scope="session")
 def filesystem(server: S3Server) -> Iterator[S3FileSystem]:
     """One session for all tests that need no way of their own, since making one is slow."""
-    filesystem = S3FileSystem(**server.storage_options(), skip_instance_cache=True, use_listings_cache=False)
+    settings = client_settings(S3Options(), server.storage_options())
+    filesystem = S3FileSystem(**settings, skip_instance_cache=True, use_listings_cache=False)
     yield filesystem
     S3FileSystem.close_session(filesystem.loop, filesystem._s3creator)
 

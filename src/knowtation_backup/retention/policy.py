@@ -134,7 +134,9 @@ class KeepPolicy:
         series: dict[str, _Series] = {}
         decisions: list[ForgetDecision] = []
         for info in newest_first(archives, now=now):
-            state = series.setdefault(info.series, _Series(policy=self, now=now, tallies=self._tallies()))
+            state = series.get(info.series)
+            if state is None:
+                state = series[info.series] = _Series(policy=self, now=now, tallies=self._tallies())
             decisions.append(untouchable(info) or state.decide(info))
             state.count(info)
         return ForgetPlan(made_at=now, decisions=tuple(decisions))

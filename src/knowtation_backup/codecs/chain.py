@@ -49,12 +49,12 @@ class CodecChain(Codec):
         return tuple(spec for codec in self.codecs for spec in codec.specs)
 
     def seal(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Send the chunks through every codec."""
+        """Send the chunks through every codec; one that cannot seal says so at once."""
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(stopping(chunks))
             for codec in self.codecs:
                 stream = stack.enter_context(stopping(codec.seal(stream)))
-            yield from stream
+            return _within(stack.pop_all(), stream)
 
     def open(self, read: ReadBlob) -> Iterator[bytes]:
         """Send the stored bytes back through every codec."""
@@ -62,6 +62,11 @@ class CodecChain(Codec):
             read = _opened(codec, read)
         with stopping(read()) as stream:
             yield from stream
+
+
+def _within(stack: contextlib.ExitStack, stream: Iterator[bytes]) -> Iterator[bytes]:
+    with stack:
+        yield from stream
 
 
 def _opened(codec: Codec, read: ReadBlob) -> ReadBlob:

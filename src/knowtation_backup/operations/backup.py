@@ -81,12 +81,15 @@ def backup(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         clock: Dates the archive.
 
     Raises:
+        ConfigurationError: The codec has nobody to seal to, or only opens; nothing was read or written.
         SourceError: Reading failed; no archive was made.
         SinkError: Storing failed; no archive was made.
         IntegrityError: What was read back is not what was written; no archive was made.
     """
     started = time.monotonic()
     options = options or BackupOptions()
+    if codec is not None:
+        codec.seal(())  # a codec that cannot seal says so at once, before a name is taken
     capture = source.capture(taken_at=clock(), observer=observer)
     suffix = codec.suffix if codec else ""
     writer = ArchiveWriter(sink=sink, codec=codec, signing_keys=tuple(signing_keys), observer=observer)

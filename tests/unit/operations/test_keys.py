@@ -8,12 +8,18 @@ from knowtation_backup.codecs.age import AgeCodec, AgeIdentity
 from knowtation_backup.codecs.chain import CodecChain
 from knowtation_backup.codecs.compression import Compression
 from knowtation_backup.codecs.encv1 import EncV1Codec
-from knowtation_backup.codecs.keyring import RingKey
+from knowtation_backup.codecs.keyring import Keyring, RingKey
 from knowtation_backup.codecs.keys import EncryptionKey, Passphrase, PrivateKey
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
 from knowtation_backup.codecs.ktb2 import Argon2Parameters, Ktb2Codec, describe
 from knowtation_backup.contracts import Codec
-from knowtation_backup.errors import BlobNotFoundError, DigestMismatchError, TamperedError, TruncatedError
+from knowtation_backup.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    DigestMismatchError,
+    TamperedError,
+    TruncatedError,
+)
 from knowtation_backup.operations.backup import backup
 from knowtation_backup.operations.keys import check_keys
 from knowtation_backup.operations.read import read_manifest
@@ -119,3 +125,21 @@ def test_a_changed_header_has_a_name(codec: Codec) -> None:
 def test_an_archive_that_is_not_there() -> None:
     with pytest.raises(BlobNotFoundError):
         check_keys(MemorySink(), "operator-full-export-20260408T153022Z.json", KEY)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        Keyring(KEY),
+        Ktb2Codec(open_with=PAIR),
+        AgeCodec(open_with=IDENTITY),
+        CodecChain(Compression("gzip"), Keyring(KEY)),
+    ],
+    ids=["keyring", "ktb2", "age", "chain"],
+)
+def test_a_backup_with_a_codec_that_only_opens_writes_nothing(codec: Codec) -> None:
+    sink = MemorySink()
+    with pytest.raises(ConfigurationError) as caught:
+        backup(SOURCE, sink, codec, clock=lambda: START)
+    assert caught.value.kind in {"cannot_seal", "no_recipient"}
+    assert sink.contents() == {}

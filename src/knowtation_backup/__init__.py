@@ -68,6 +68,8 @@ from .model.signatures import SignaturePolicy, VerifyKey
 from .observers.log import LogObserver
 from .operations.adopt import Adoption, AdoptOptions
 from .operations.backup import BackupOptions, ReadBack
+from .operations.keys import KeyCheck, KeyCheckReport
+from .operations.rewrap import RewrapOptions, RewrapReport
 from .pipeline import Pipeline
 from .retention.keep import KeepLast
 from .retention.policy import KeepPolicy
@@ -128,6 +130,8 @@ __all__ = [
     "HubTimeouts",
     "KeepLast",
     "KeepPolicy",
+    "KeyCheck",
+    "KeyCheckReport",
     "KeyKind",
     "Keyring",
     "KnownContent",
@@ -162,6 +166,8 @@ __all__ = [
     "RetentionPolicy",
     "RetryPolicy",
     "RetryingSink",
+    "RewrapOptions",
+    "RewrapReport",
     "S3Options",
     "Sample",
     "SideFile",

@@ -24,6 +24,7 @@ class Reader(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return 1 to *size* bytes, none at the end."""
+        ...
 
 
 class Writer(Protocol):
@@ -31,6 +32,7 @@ class Writer(Protocol):
 
     def write(self, data: bytes, /) -> int:
         """Take all of *data*."""
+        ...
 
     def flush(self) -> None:
         """Do nothing."""

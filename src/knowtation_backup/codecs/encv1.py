@@ -281,7 +281,7 @@ def _decoded(name: str, value: memoryview, *, whole: bool) -> bytes:
     except binascii.Error as error:
         raise _malformed(f"{name} is not base64") from error
     # One spelling per value, lest a text be changed without anybody noticing; and no padding in the middle.
-    if binascii.b2a_base64(decoded, newline=False) != value or (len(decoded) % 3 and not whole):
+    if binascii.b2a_base64(decoded, newline=False) != bytes(value) or (len(decoded) % 3 and not whole):
         raise _malformed(f"{name} is not canonical base64")
     return decoded
 

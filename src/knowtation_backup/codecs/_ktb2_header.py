@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ..errors import TamperedError, TruncatedError, UnsupportedFormatError
 
 __all__ = [
+    "CONTEXT",
     "FILE_ID_BYTES",
     "MAC_BYTES",
     "MAX_EXPONENT",
@@ -47,12 +48,13 @@ _MAGIC: Final = b"KTB2"
 _VERSION: Final = 1
 _CIPHER: Final = 1
 _SLOT_HEAD_BYTES: Final = 4
-_CONTEXT: Final = b"knowtation-backup KTB2 v1 "
+CONTEXT: Final = b"knowtation-backup KTB2 v1 "
+"""Begins every label of this format, so that no derived key means anything anywhere else."""
 
 
 def derive(secret: bytes, *, salt: bytes, info: bytes, size_bytes: int = 32) -> bytes:
     """Return HKDF-SHA-256 under this format's context."""
-    return HKDF(hashes.SHA256(), size_bytes, salt, _CONTEXT + info).derive(secret)
+    return HKDF(hashes.SHA256(), size_bytes, salt, CONTEXT + info).derive(secret)
 
 
 @attrs.frozen

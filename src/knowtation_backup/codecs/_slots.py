@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from .._checks import between
 from ..errors import BackupError, ConfigurationError, DecryptionError, NoMatchingKeyError, TamperedError
-from ._ktb2_header import FileKey, Header, Slot, derive
+from ._ktb2_header import CONTEXT, FileKey, Header, Slot, derive
 from .keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey, unsupported
 
 __all__ = [
@@ -183,7 +183,7 @@ def _argon2id(password: bytes, salt: bytes, memory_kib: int, iterations: int, la
 
 
 def _recipient_info(file_id: bytes) -> bytes:
-    return b"knowtation-backup KTB2 v1 slot recipient" + file_id
+    return CONTEXT + b"slot recipient" + file_id
 
 
 def _wrap(derived: bytes, file_key: FileKey) -> bytes:
@@ -330,8 +330,7 @@ def _check_costs(memory_kib: int, iterations: int, lanes: int) -> None:
     stated = f"{memory_kib} KiB, {iterations} iterations and {lanes} lanes"
     if memory_kib < _MIN_MEMORY_KIB or iterations < _MIN_ITERATIONS or lanes < 1:
         message = f"a passphrase slot of this KTB2 file has weak Argon2id parameters ({stated})"
-        hint = "no genuine file has them; use another copy, and a passphrase that was not typed into this one"
-        raise DecryptionError(message, kind="weak_parameters", hint=hint)
+        raise DecryptionError(message, kind="weak_parameters", hint="no genuine file has them; use another copy")
     work = memory_kib * iterations
     if memory_kib > _MAX_MEMORY_KIB or iterations > _MAX_ITERATIONS or lanes > _MAX_LANES or work > _MAX_WORK_KIB:
         message = f"a passphrase slot of this KTB2 file asks for {stated}, more than this release spends"

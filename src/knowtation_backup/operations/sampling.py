@@ -24,6 +24,7 @@ class ChunkVerifier(Protocol):
         self, read_range: Callable[[int, int], Iterator[bytes]], size_bytes: int, part: int = 1, of: int = 1
     ) -> int:
         """Authenticate one part of the chunks of a stored file; return how many of its bytes were read."""
+        ...
 
 
 def is_in_part(archive_id: str, sample: Sample) -> bool:

@@ -230,6 +230,8 @@ class MirrorSink(ArchiveSink):
         failures: list[BackupError] = []
         for sink in self._targets.values():
             left = None if size_bytes is None else size_bytes - done
+            if left == 0 and done:
+                return  # it broke after the last byte
             try:
                 for chunk in sink.read(key, start=start + done, size_bytes=left):
                     done += len(chunk)

@@ -112,6 +112,8 @@ class RetryingSink(SinkWrapper):
 
         def resume() -> Iterator[bytes]:
             left = None if size_bytes is None else size_bytes - done
+            if left == 0 and done:
+                return iter(())  # it broke after the last byte
             return self._inner.read(key, start=start + done, size_bytes=left)
 
         for chunk in self._resumed(resume, "read", key):

@@ -130,10 +130,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure: ``nox -s bench -- NAME`` runs ``benchmarks/NAME.py`` and writes ``benchmarks/results/NAME.json``."""
-    # A name that Python has taken, such as codecs, is told apart in the file's name.
-    files = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
-    programs = {path.stem.removesuffix("_bench"): path for path in files}
+    """Measure: ``nox -s bench -- NAME`` runs ``benchmarks/NAME_bench.py`` and writes ``benchmarks/results/NAME.json``."""
+    # Not NAME.py: Python itself has modules of such names, codecs for one.
+    programs = {path.stem.removesuffix("_bench"): path for path in sorted((ROOT / "benchmarks").glob("*_bench.py"))}
     if not session.posargs or session.posargs[0] not in programs:
         session.error(f"name one of: {', '.join(programs)}")
     _install(session, "bench")

@@ -9,7 +9,7 @@ Exports: how much faster than one request at a time, and how much memory a large
 ``pipeline``
     The same 2 GB. Reference: receiving the same replies with plain httpx and writing them to a file, nothing else.
 
-``python benchmarks/export.py --quick`` measures a tenth of everything.
+``python benchmarks/export_bench.py --quick`` measures a tenth of everything.
 """
 
 from __future__ import annotations

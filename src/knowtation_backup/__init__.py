@@ -66,7 +66,7 @@ from .model.reports import (
 from .model.selection import ArchiveFilter
 from .model.signatures import SignaturePolicy, VerifyKey
 from .observers.log import LogObserver
-from .operations.adopt import Adoption, AdoptOptions
+from .operations.adopt import AdoptFailure, Adoption, AdoptOptions, AdoptReport
 from .operations.backup import BackupOptions, ReadBack
 from .operations.keys import KeyCheck, KeyCheckReport
 from .operations.rewrap import RewrapOptions, RewrapReport
@@ -81,7 +81,9 @@ from .sinks.s3_options import S3Options
 from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
 
 __all__ = [
+    "AdoptFailure",
     "AdoptOptions",
+    "AdoptReport",
     "Adoption",
     "AgeCodec",
     "AgeIdentity",

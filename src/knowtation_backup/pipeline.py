@@ -29,9 +29,9 @@ from .model.reports import BackupReport, ForgetReport, Sample, VerifyAllReport, 
 from .model.selection import ArchiveFilter
 from .model.signatures import SignaturePolicy
 from .operations import marks
-from .operations.adopt import Adoption, AdoptOptions, adopt
+from .operations.adopt import Adoption, AdoptOptions, AdoptReport, adopt, adopt_all
 from .operations.backup import BackupOptions, backup
-from .operations.catalog import find_archive, list_archives, resolve_archive
+from .operations.catalog import find_archive, list_archives, resolve_archive, resolve_file
 from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forget
 from .operations.keys import KeyCheckReport, check_keys
 from .operations.read import read, read_details, read_manifest
@@ -92,11 +92,23 @@ class Pipeline:
         )
 
     def adopt(self, archive_id: str, options: AdoptOptions | None = None) -> Adoption:
-        """Make an archive of a file that another tool wrote, as the listing names it; the file stays as it is."""
+        """Make an archive of a file that another tool wrote, listed or not; the file stays as it is."""
         return adopt(
             self.sink,
-            find_archive(list_archives(self.sink), archive_id).archive_id,
+            resolve_file(self.sink, archive_id),
             self.codec,
+            options=options,
+            signing_keys=self.signing_keys,
+            observer=self.observer,
+            clock=self.clock,
+        )
+
+    def adopt_all(self, wanted: ArchiveFilter | None = None, *, options: AdoptOptions | None = None) -> AdoptReport:
+        """Adopt every file of another tool that the listing shows; those that cannot be are reported and left."""
+        return adopt_all(
+            self.sink,
+            self.codec,
+            wanted=wanted,
             options=options,
             signing_keys=self.signing_keys,
             observer=self.observer,

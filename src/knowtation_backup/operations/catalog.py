@@ -18,7 +18,7 @@ from ..model.plans import ArchiveInfo, ArchiveState
 from ..model.selection import ArchiveFilter, filter_archives
 from .describing import StoreView
 
-__all__ = ["find_archive", "list_archives", "resolve_archive"]
+__all__ = ["find_archive", "list_archives", "resolve_archive", "resolve_file"]
 
 LIST_CONCURRENCY = 16
 _LATEST = re.compile(r"latest(?:-(?P<back>[0-9]{1,4}))?(?::(?P<series>.+))?")
@@ -131,3 +131,10 @@ def resolve_archive(sink: ArchiveSink, text: str = "latest", *, verified: bool =
             sink.stat(manifest_key(text))
             return text
     return find_archive(list_archives(sink), text, verified=verified).archive_id
+
+
+def resolve_file(sink: ArchiveSink, text: str) -> str:
+    """Return the key of the artifact that *text* names, an archive's or not yet: a key on the sink, else an id."""
+    with contextlib.suppress(BlobNotFoundError, ConfigurationError):
+        return sink.stat(text).key
+    return find_archive(list_archives(sink), text).archive_id

@@ -40,6 +40,7 @@ from knowtation_backup.errors import (
     UnsupportedFormatError,
 )
 from knowtation_backup.exports.exporter import vault_tag
+from knowtation_backup.exports.unwrap import UnwrapLimits
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.manifest import manifest_key, side_key
 from knowtation_backup.model.marks import MarkVerb
@@ -54,6 +55,7 @@ from knowtation_backup.operations.catalog import find_archive, list_archives
 from knowtation_backup.operations.marks import put_mark
 from knowtation_backup.operations.read import read, read_details, read_manifest
 from knowtation_backup.operations.verify import verify
+from knowtation_backup.pipeline import Pipeline
 from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
@@ -391,6 +393,14 @@ class TestOpaque:
             adopt(sink, name, clock=clock)
         assert list(sink.contents()) == [name]
 
+    def test_bombs_are_refused_and_limits_are_those_of_the_codec(self) -> None:
+        name = "km-backup-20260408T153022Z.tgz"
+        sink = store((name, tgz()))
+        with pytest.raises(IntegrityError) as caught:
+            adopt(sink, name, Compression("gzip", limits=UnwrapLimits(ratio=1, allowance_bytes=0)), clock=clock)
+        assert caught.value.kind == "decompression_limit"
+        assert list(sink.contents()) == [name]
+
     @pytest.mark.parametrize("data", [b"hello", gzip.compress(b"hello"), b"[]", b"\x00" * 1000])
     def test_unknown_content_needs_a_kind(self, data: bytes) -> None:
         sink = store(("blob.bin", data))
@@ -646,6 +656,16 @@ class TestAll:
         assert [info.archive_id for info in after.forgotten if info.archive_id.startswith("operator")] == [
             self.NAMES[0]
         ]
+
+
+def test_a_pipeline_adopts_one_or_all(tmp_path: Path) -> None:
+    (tmp_path / "renamed.json").write_bytes(EXPORT)
+    (tmp_path / NAME).write_bytes(EXPORT)
+    pipeline = Pipeline(sink=FsspecSink(tmp_path), signing_keys=[SigningKey.generate()], clock=clock)
+    assert pipeline.adopt("renamed.json").archive_id == "renamed.json"
+    assert [adoption.archive_id for adoption in pipeline.adopt_all().adopted] == [NAME]
+    assert len(pipeline.list()) == 2
+    assert side_key(NAME, "manifest.sig") in {info.key for info in pipeline.sink.list()}
 
 
 def test_a_directory_of_the_existing_tools(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from knowtation_backup.model.plans import ArchiveInfo, ArchiveState
 from knowtation_backup.model.selection import ArchiveFilter
 from knowtation_backup.operations import marks
 from knowtation_backup.operations.backup import BackupOptions, backup
-from knowtation_backup.operations.catalog import find_archive, list_archives, resolve_archive
+from knowtation_backup.operations.catalog import find_archive, list_archives, resolve_archive, resolve_file
 from knowtation_backup.operations.marks import put_mark
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -501,6 +501,20 @@ class TestFind:
         first, second = make(sink, 0), make(sink, 1)
         for archive_id, info in zip((second, first), list_archives(sink), strict=True):
             assert resolve_archive(sink, info.short_id) == archive_id
+
+
+def test_files_are_resolved_whether_listed_or_not() -> None:
+    inner = MemorySink()
+    archive_id = make(inner)
+    inner.put("renamed.json", [b"{}"])
+    inner.put("operator-full-export-20260401T000000Z.json", [b"{}"])
+    sink = FaultSink(inner)
+    assert resolve_file(sink, "renamed.json") == "renamed.json"
+    assert sink.operations == ["stat renamed.json"]
+    assert resolve_file(sink, "latest") == archive_id
+    assert resolve_file(sink, "operator-full-export-20260401") == "operator-full-export-20260401T000000Z.json"
+    with pytest.raises(BlobNotFoundError):
+        resolve_file(sink, "nothing.json")
 
 
 def test_lines_of_a_listing_say_what_matters() -> None:

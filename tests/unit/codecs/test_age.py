@@ -4,11 +4,13 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import json
 import re
 import sys
 import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -43,6 +45,7 @@ from knowtation_backup.errors import (
 )
 from knowtation_backup.model.manifest import CodecSpec
 
+GOLDEN = sorted((Path(__file__).parents[2] / "golden" / "age").glob("*.json"))
 MIB = 1 << 20
 CHUNK = 1 << 16
 ALICE, BOB = AgeIdentity.generate(), AgeIdentity.generate()
@@ -99,6 +102,25 @@ def sealed_with_passphrase(text: bytes, passphrase: bytes, work_factor: int = 4)
         for number, chunk in enumerate(chunks)
     ]
     return header + b" " + b64(mac) + b"\n" + nonce + b"".join(sealed)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_vectors(path: Path) -> None:
+    vector = json.loads(path.read_text(encoding="utf-8"))
+    key: AgeIdentity | Passphrase
+    key = Passphrase(text=vector["passphrase"]) if "passphrase" in vector else AgeIdentity.from_text(vector["identity"])
+    parts: list[bytes] = []
+    try:
+        parts.extend(AgeCodec(open_with=key).open(lambda: iter([bytes.fromhex(vector["sealed"])])))
+        outcome = "ok"
+    except BackupError as error:
+        outcome = error.kind
+    assert outcome == vector["outcome"]
+    assert b"".join(parts).hex() == vector["released"]
+
+
+def test_there_are_vectors() -> None:
+    assert len(GOLDEN) >= 15
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * MIB + 17])

@@ -99,6 +99,11 @@ class Ktb2Codec(EncryptionCodec):
         keys: Sequence[SealingKey | OpeningKey] = self._seal_to or self._open_with
         return CodecSpec(name="ktb2", key_ids=_ids(keys))
 
+    @property
+    def opens(self) -> tuple[CodecSpec, ...]:
+        """``ktb2`` and the ids of the keys at hand that open."""
+        return (CodecSpec(name="ktb2", key_ids=_ids(self._open_with)),)
+
     def for_spec(self, spec: CodecSpec) -> EncryptionCodec | None:
         """
         Return this codec if it might open what *spec* describes.

@@ -27,7 +27,7 @@ from knowtation_backup.model.manifest import CodecSpec
 TEXT = bytes(i % 251 for i in range(300_000))
 KEY, OTHER = EncryptionKey(raw=bytes(range(32))), EncryptionKey(raw=bytes(32))
 PAIR, STRANGER = PrivateKey.generate(), PrivateKey.generate("x25519")
-IDENTITY = AgeIdentity.generate()
+IDENTITY, OTHER_IDENTITY = AgeIdentity.generate(), AgeIdentity.generate()
 SESAME, BARLEY = Passphrase(text="open sesame"), Passphrase(text="open barley")
 QUICK = Argon2Parameters(memory_kib=19 * 1024, iterations=2, lanes=1)
 
@@ -177,6 +177,18 @@ def test_the_message_names_the_keys_that_were_given() -> None:
         opener(Ktb1Codec(KEY).specs, STRANGERS, what="this")
     with pytest.raises(UnsupportedFormatError, match="unheard-of"):
         opener([CodecSpec(name="unheard-of")], EVERYTHING, what="this")
+
+
+def test_the_message_names_keys_that_open_and_not_those_sealed_to() -> None:
+    """A host that seals to Alice and holds Bob's key was given Bob's key."""
+    pairs: list[tuple[Codec, PrivateKey | AgeIdentity, PrivateKey | AgeIdentity]] = [
+        (Ktb2Codec(seal_to=PAIR.public_key, open_with=STRANGER), PAIR, STRANGER),
+        (AgeCodec(seal_to=IDENTITY.recipient, open_with=OTHER_IDENTITY), IDENTITY, OTHER_IDENTITY),
+    ]
+    for codec, sealed_to, held in pairs:
+        with pytest.raises(NoMatchingKeyError, match=f"{sealed_to.key_id}; the key given is {held.key_id}") as caught:
+            opener(codec.specs, codec, what="this")
+        assert caught.value.context["given"] == (held.key_id,)
 
 
 def test_one_key_makes_a_ring_and_doubles_count_once() -> None:

@@ -7,9 +7,13 @@ Listing, verifying and reading either work or raise a `BackupError`, in bounded 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import json
 import lzma
+import os
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -405,11 +409,50 @@ class TestLocalDirectories:
     def test_files_that_are_no_files_are_left_alone(
         self, archive: tuple[FsspecSink, Path, str], tmp_path: Path
     ) -> None:
-        import os  # noqa: PLC0415 - POSIX only, like the sink
-
         sink, root, archive_id = archive
         (root / archive_id).rename(tmp_path / "moved")
         os.mkfifo(root / archive_id)
         results = everything(sink, archive_id)
         assert isinstance(results[4], BackupError)
         assert isinstance(results[1], BackupError) or not results[1].ok
+
+
+CHILD = """
+import resource, sys
+from knowtation_backup import Pipeline, FsspecSink
+pipeline = Pipeline(sink=FsspecSink(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = pipeline.verify_all(record=False)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) >> 10, *sorted(finding.code for item in report.reports for finding in item.findings))
+"""
+
+
+def test_memory_of_the_process_stays_bounded(tmp_path: Path) -> None:
+    """What decompressors written in C allocate is not seen by `tracemalloc`."""
+    zstandard = pytest.importorskip("zstandard")
+    wide = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    bombs = {
+        "gzip": gzip_of(zeros(80)),
+        "xz": xz_of(zeros(80)),
+        "zstd": b"".join([*map(packer.compress, zeros(80)), packer.flush()]),
+    }
+    sink = FsspecSink(str(tmp_path / "backups"))
+    for day, (algorithm, data) in enumerate(bombs.items()):
+        moment = MOMENT + dt.timedelta(days=day)
+        report = backup(SOURCE, sink, Compression(algorithm, threads=1), clock=functools.partial(max, moment, moment))
+        manifest = report.manifest
+        ref = BlobRef(key=manifest.archive_id, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        replace(sink, ref.key, data)
+        replace(sink, manifest_key(ref.key), attrs.evolve(manifest, artifact=ref).to_bytes())
+    done = subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-c", CHILD, str(tmp_path / "backups")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    grown_mib, *codes = done.stdout.split()
+    assert codes == ["decompression_limit"] * 3
+    assert int(grown_mib) < 300, "a window of 128 MiB, and what is under way"

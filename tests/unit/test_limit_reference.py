@@ -6,7 +6,7 @@ import pytest
 
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
-from knowtation_backup.codecs import _key_files, _ktb2_header, _ktb2_payload, _slots, _xz, _zstd, keys, ktb1, ktb2
+from knowtation_backup.codecs import _key_files, _ktb2_header, _ktb2_payload, _slots, _xz, _zstd, age, keys, ktb1, ktb2
 from knowtation_backup.exports import attestations, book, names, options, reader
 from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
@@ -48,6 +48,7 @@ INSTRUCTIONS = execution.InstructionLimits()
         ),
         (reader._MAX_FINDINGS, 1_000, "| findings of a reader | 1,000 |"),
         (ktb1.MAX_PLAINTEXT_BYTES, (64 << 30) - 32, "| one KTB1 file | 64 GiB "),
+        (age._MAX_HEADER_BYTES, 256 << 10, "| header of an age file | 256 KiB |"),
         (
             (_ktb2_payload.MAX_CHUNKS, ktb2.DEFAULT_CHUNK_BYTES),
             (1 << 32, 256 << 10),

@@ -130,7 +130,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure: ``nox -s bench -- NAME`` runs ``benchmarks/NAME_bench.py`` and writes ``benchmarks/results/NAME.json``."""
+    """Measure: ``nox -s bench -- NAME`` runs ``NAME_bench.py`` and writes ``benchmarks/results/NAME.json``."""
     # Not NAME.py: Python itself has modules of such names, codecs for one.
     programs = {path.stem.removesuffix("_bench"): path for path in sorted((ROOT / "benchmarks").glob("*_bench.py"))}
     if not session.posargs or session.posargs[0] not in programs:

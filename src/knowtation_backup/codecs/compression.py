@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import attrs
 
-from .._checks import at_least, between, one_of, optional
+from .._checks import Validator, between, one_of, optional
 from .._engine.ahead import processors
 from .._engine.chunking import stopping
 from ..contracts import CompressionCodec, ReadBlob
+from ..errors import ConfigurationError
 from ..model.manifest import CodecSpec
 from . import _brotli, _gzip, _xz, _zstd
 from ._streams import Expand, UnwrapLimits, limited
@@ -82,19 +83,32 @@ _FORMATS: Final = {
 }
 
 
+def _whole(low: int, high: int) -> Validator:
+    in_bounds = between(low, high)
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        in_bounds(instance, attribute, value)
+        if not isinstance(value, int):  # would reach the algorithms, and they raise a TypeError
+            option = f"{type(instance).__name__}.{attribute.name}"
+            message = f"{option} is {value}"
+            raise ConfigurationError(message, kind="bad_option", hint="it must be a whole number", option=option)
+
+    return check
+
+
 @attrs.frozen
 class Compression(CompressionCodec):
     """
     Makes blobs smaller with one of the common algorithms.
 
     ===========  ======  =============  ==================================================================
-    algorithm    suffix  default level  memory while sealing, beside 20 MB per thread at most
+    algorithm    suffix  default level  memory, whatever the size of the stream
     ===========  ======  =============  ==================================================================
-    ``zstd``     .zst    3              10 MB per thread
+    ``zstd``     .zst    3              25 MB per thread; opening too
     ``auto``     .zst    3              the same; stretches that do not compress are stored as they are
-    ``gzip``     .gz     6              little
-    ``brotli``   .br     6              20 MB; one thread
-    ``xz``       .xz     6              100 MB per thread, 190 MB from level 7 on
+    ``gzip``     .gz     6              10 MB per thread
+    ``brotli``   .br     6              50 MB; one thread
+    ``xz``       .xz     6              140 MB per thread, 230 MB from level 7 on
     ===========  ======  =============  ==================================================================
 
     What is sealed opens under the default `UnwrapLimits` (brotli apart): data that would compress further are filled
@@ -106,10 +120,10 @@ class Compression(CompressionCodec):
     """
 
     algorithm: str = attrs.field(default="zstd", validator=one_of(*_FORMATS))
-    level: int | None = attrs.field(default=None, kw_only=True, validator=optional(between(1, 9)))
+    level: int | None = attrs.field(default=None, kw_only=True, validator=optional(_whole(1, 9)))
     """1, fast, to 9, small: the algorithm's own meaning. `None` means its default."""
-    threads: int | None = attrs.field(default=None, kw_only=True, validator=optional(at_least(1)))
-    """Most threads beside the caller's; `None` means one per processor, 8 at most. Does not change what is written."""
+    threads: int | None = attrs.field(default=None, kw_only=True, validator=optional(_whole(1, 64)))
+    """Most threads beside the caller's, 1 to 64; `None` means one per processor, 8 at most. The output is the same."""
     limits: UnwrapLimits = attrs.field(factory=UnwrapLimits, kw_only=True)
     """How much opening may yield."""
     suffix: str = attrs.field(init=False, repr=False)

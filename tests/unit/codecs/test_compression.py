@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # ships no type information
 import pytest
@@ -203,8 +204,8 @@ def test_auto_is_recorded_as_zstd() -> None:
 # -- options ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0, 10, -1, True, "6"])
-def test_levels_outside_1_to_9_are_refused(level: int) -> None:
+@pytest.mark.parametrize("level", [0, 10, -1, True, "6", 2.5])
+def test_levels_outside_1_to_9_are_refused(level: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Compression\.level") as caught:
         Compression("gzip", level=level)
     assert caught.value.kind == "bad_option"

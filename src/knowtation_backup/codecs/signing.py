@@ -6,13 +6,10 @@ A signature says who wrote an archive; sealing does not, since anybody can seal 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import secrets
-import stat
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -20,8 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from .._engine.local_files import NewFile, open_directory, read_range, translate_os_error
-from ..errors import BackupError, ConfigurationError, SignatureError, UnsupportedFormatError
+from ..errors import ConfigurationError, SignatureError, UnsupportedFormatError
 from ..model.manifest import SIGNATURE_NAME
 from ..model.reports import Finding
 from ..model.signatures import (
@@ -33,6 +29,7 @@ from ..model.signatures import (
     VerifyKey,
 )
 from ..model.statements import MAX_STATEMENT_BYTES, STATEMENT_CONTEXT, ContentStatement
+from ._key_files import create_private, read_private
 
 __all__ = [
     "SigningKey",
@@ -45,8 +42,6 @@ __all__ = [
 
 _SEED_BYTES: Final = 32
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_MAX_FILE_BYTES: Final = 16 << 10
 
 
 def _check_seed(_key: SigningKey, _field: attrs.Attribute[bytes], value: Any) -> None:
@@ -134,13 +129,7 @@ class SigningKey:
             BlobNotFoundError: There is no such file.
             SinkPermissionError: Reading is refused.
         """
-        origin = Path(path).absolute()
-        try:
-            text = _read_private(origin)
-        except OSError as error:
-            if isinstance(error, BackupError):
-                raise
-            raise translate_os_error(error, f"reading {origin}") from error
+        text = read_private(path)
         if "-----BEGIN" in text:
             return cls.from_pem(text, password=password)
         return cls.from_hex(text)
@@ -157,43 +146,8 @@ class SigningKey:
             ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
             SinkError: Reading or writing it failed.
         """
-        goal = Path(path).absolute()
-        try:
-            if not goal.exists():
-                with contextlib.suppress(FileExistsError):
-                    _write_private(goal, cls.generate().seed.hex())
-        except OSError as error:
-            if isinstance(error, BackupError):
-                raise
-            raise translate_os_error(error, f"writing {goal}") from error
-        return cls.load(goal)
-
-
-def _read_private(path: Path) -> str:
-    # Not blocking: the path may name a pipe.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ConfigurationError(f"{path} is no regular file", kind="bad_signing_key")
-        if facts.st_mode & _OTHERS:
-            message = f"the key file {path} has mode {stat.S_IMODE(facts.st_mode):04o}: others may read or change it"
-            hint = "chmod 600; if others may have read it, make a new key"
-            raise ConfigurationError(message, kind="key_file_exposed", hint=hint)
-        data = b"".join(read_range(descriptor, 0, _MAX_FILE_BYTES))
-    finally:
-        os.close(descriptor)
-    return data.decode("ascii", "replace")
-
-
-def _write_private(goal: Path, text: str) -> None:
-    directory = open_directory(goal.parent, create=True)
-    try:
-        with NewFile(directory, goal.name) as file:
-            file.write(f"{text}\n".encode())
-            file.publish()
-    finally:
-        os.close(directory)
+        create_private(path, lambda: f"{cls.generate().seed.hex()}\n")
+        return cls.load(path)
 
 
 def sign_manifest(manifest_bytes: bytes, keys: Iterable[SigningKey]) -> bytes:

@@ -123,11 +123,11 @@ class Pipeline:
 
         Without *wanted* everything but what is in the trash.
         """
-        return tuple(list_archives(self.sink, wanted or ArchiveFilter()))
+        return tuple(list_archives(self.sink, wanted or ArchiveFilter(), signatures=self.signatures))
 
     def find(self, archive_id: str = "latest", *, verified: bool = False) -> ArchiveInfo:
         """Return the one archive that *archive_id* names; of those that proved good, if *verified*."""
-        return find_archive(list_archives(self.sink), archive_id, verified=verified)
+        return find_archive(list_archives(self.sink, signatures=self.signatures), archive_id, verified=verified)
 
     def latest(self, *, verified: bool = False) -> ArchiveInfo:
         """Return the newest complete archive, or the newest whose whole content proved good."""
@@ -180,7 +180,7 @@ class Pipeline:
         """Check every archive that *wanted* selects, all but those in the trash by default."""
         return verify_all(
             self.sink,
-            list_archives(self.sink, wanted or ArchiveFilter()),
+            list_archives(self.sink, wanted or ArchiveFilter(), signatures=self.signatures),
             level=level,
             codec=self.codec,
             payload_checker=self.payload_checker,
@@ -254,23 +254,38 @@ class Pipeline:
         """Return what retention would keep and forget, with reasons; nothing happens."""
         if self.retention is None:
             raise ConfigurationError("this pipeline has no retention policy", kind="no_retention")
-        return plan_forget(self.sink, self.retention, now=self.clock(), trash_grace=self.trash_grace)
+        return plan_forget(
+            self.sink,
+            self.retention,
+            now=self.clock(),
+            trash_grace=self.trash_grace,
+            signatures=self.signatures,
+        )
 
     def plan_delete(self, *archive_ids: str, last_too: bool = False) -> ForgetPlan:
         """Return a plan that forgets exactly the archives named; pinned ones are refused; nothing happens."""
-        return plan_delete(self.sink, archive_ids, now=self.clock(), trash_grace=self.trash_grace, last_too=last_too)
+        return plan_delete(
+            self.sink,
+            archive_ids,
+            now=self.clock(),
+            trash_grace=self.trash_grace,
+            last_too=last_too,
+            signatures=self.signatures,
+        )
 
     def plan_empty_trash(self, *, last_too: bool = False) -> ForgetPlan:
         """Return a plan that removes what has been in the trash for `trash_grace`; nothing happens."""
-        return plan_empty_trash(self.sink, now=self.clock(), grace=self.trash_grace, last_too=last_too)
+        return plan_empty_trash(
+            self.sink, now=self.clock(), grace=self.trash_grace, last_too=last_too, signatures=self.signatures
+        )
 
     def apply(self, plan: ForgetPlan) -> ForgetReport:
         """Do what a plan says, if the sink still holds exactly what was planned for."""
-        return apply_forget(self.sink, plan, observer=self.observer, clock=self.clock)
+        return apply_forget(self.sink, plan, signatures=self.signatures, observer=self.observer, clock=self.clock)
 
     def undelete(self, archive_id: str) -> Mark:
         """Bring an archive back from the trash; name it by its id."""
         return undelete(self.sink, self._resolve(archive_id), clock=self.clock)
 
     def _resolve(self, archive_id: str) -> str:
-        return resolve_archive(self.sink, archive_id)
+        return resolve_archive(self.sink, archive_id, signatures=self.signatures)

@@ -19,8 +19,8 @@ class ArchiveState(enum.Enum):
     What a listing knows of an archive.
 
     ``complete`` and ``incomplete`` say whether the capture lacked tenants; ``damaged`` archives have an unreadable
-    manifest, or a blob is missing or of another size than the manifest says; ``unfinished`` ones have blobs but no
-    manifest, so they never became archives.
+    manifest, or one that a signature policy refuses, or a blob is missing or of another size than the manifest says;
+    ``unfinished`` ones have blobs but no manifest, so they never became archives.
     """
 
     COMPLETE = "complete"

@@ -16,6 +16,7 @@ from ..errors import BlobNotFoundError, ConfigurationError
 from ..model.manifest import manifest_key
 from ..model.plans import ArchiveInfo, ArchiveState
 from ..model.selection import ArchiveFilter, filter_archives
+from ..model.signatures import SignaturePolicy
 from .describing import StoreView
 
 __all__ = ["find_archive", "list_archives", "resolve_archive", "resolve_file"]
@@ -28,7 +29,11 @@ _MAX_CANDIDATES = 10
 
 
 def list_archives(
-    sink: ArchiveSink, wanted: ArchiveFilter | None = None, *, concurrency: int = LIST_CONCURRENCY
+    sink: ArchiveSink,
+    wanted: ArchiveFilter | None = None,
+    *,
+    signatures: SignaturePolicy | None = None,
+    concurrency: int = LIST_CONCURRENCY,
 ) -> list[ArchiveInfo]:
     """
     Return everything on a sink that is, was or should have become an archive, newest first.
@@ -42,13 +47,15 @@ def list_archives(
     Args:
         sink: Where to look.
         wanted: What to leave out; `None` returns all, also what is in the trash.
+        signatures: Whose archives count. Those it refuses are listed as damaged, so that they are never ``latest`` and
+            retention never keeps them in place of genuine ones. `None` does not look at signatures.
         concurrency: Most reads at once; 1 for stores that can do only one thing at a time.
 
     Raises:
         SinkUnavailableError: The store could not be reached; an unreachable archive is never listed as damaged.
         SinkPermissionError: Listing or reading is refused.
     """
-    view = StoreView.of(sink)
+    view = StoreView.of(sink, signatures)
     described = prefetch(view.describe, view.candidates(), workers=concurrency, window=4 * concurrency)
     listed = sorted((info for info in described if info is not None), key=lambda info: info.age_key, reverse=True)
     return listed if wanted is None else filter_archives(listed, wanted)
@@ -124,13 +131,15 @@ def _is_good(info: ArchiveInfo) -> bool:
     return info.standing.verified_at is not None and info.state in {ArchiveState.COMPLETE, ArchiveState.INCOMPLETE}
 
 
-def resolve_archive(sink: ArchiveSink, text: str = "latest", *, verified: bool = False) -> str:
+def resolve_archive(
+    sink: ArchiveSink, text: str = "latest", *, verified: bool = False, signatures: SignaturePolicy | None = None
+) -> str:
     """Return the id of the archive that *text* names, as `find_archive`; a whole id needs no listing."""
     if not verified and not _LATEST.fullmatch(text) and not _SHORT_ID.fullmatch(text):
         with contextlib.suppress(BlobNotFoundError, ConfigurationError):
             sink.stat(manifest_key(text))
             return text
-    return find_archive(list_archives(sink), text, verified=verified).archive_id
+    return find_archive(list_archives(sink, signatures=signatures), text, verified=verified).archive_id
 
 
 def resolve_file(sink: ArchiveSink, text: str) -> str:

@@ -19,6 +19,7 @@ from ..model.json_input import check_nesting
 from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, archive_of, manifest_key, side_key
 from ..model.marks import MarkName
 from ..model.plans import ArchiveInfo, ArchiveState
+from ..model.signatures import SignaturePolicy
 from .marks import mark_names, read_standing
 from .naming import ArtifactName, ForeignName, StateArchiveName
 from .read import read_manifest
@@ -46,16 +47,18 @@ class StoreView:
     found: Mapping[str, BlobInfo]
     sides: Mapping[str, Sequence[BlobInfo]]
     """Side files by the id they belong to."""
+    signatures: SignaturePolicy | None = None
+    """Archives it refuses are described as damaged."""
 
     @classmethod
-    def of(cls, sink: ArchiveSink) -> StoreView:
+    def of(cls, sink: ArchiveSink, signatures: SignaturePolicy | None = None) -> StoreView:
         """List a sink once."""
         found = {info.key: info for info in sink.list()}
         sides: dict[str, list[BlobInfo]] = {}
         for key, info in found.items():
             if key.startswith(SIDE_PREFIX) and key.count("/") > 1:
                 sides.setdefault(archive_of(key), []).append(info)
-        return cls(sink=sink, found=found, sides=sides)
+        return cls(sink=sink, found=found, sides=sides, signatures=signatures)
 
     def candidates(self) -> Iterator[str]:
         """Yield the id of everything that may be an archive; `describe` knows which are."""
@@ -130,7 +133,7 @@ class StoreView:
 
     def _with_manifest(self, archive_id: str) -> ArchiveInfo | None:
         try:
-            manifest = read_manifest(self.sink, archive_id)
+            manifest = read_manifest(self.sink, archive_id, self.signatures)
         except BlobNotFoundError:
             return None  # removed since the listing
         except (IntegrityError, UnsupportedFormatError):

@@ -20,6 +20,7 @@ from ..model.manifest import side_key
 from ..model.marks import MarkVerb
 from ..model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
 from ..model.reports import ForgetReport
+from ..model.signatures import SignaturePolicy
 from ..retention.common import pin, untouchable
 from .catalog import find_archive, list_archives
 from .marks import put_mark
@@ -36,6 +37,7 @@ def plan_forget(
     *,
     now: dt.datetime,
     trash_grace: dt.timedelta = TRASH_GRACE,
+    signatures: SignaturePolicy | None = None,
 ) -> ForgetPlan:
     """
     Return what *policy* would keep and forget; nothing happens.
@@ -49,12 +51,13 @@ def plan_forget(
         now: The present moment.
         trash_grace: How long archives are to stay in the trash. 0 means that applying the plan removes them at once;
             any other length only that they go to the trash, see `plan_empty_trash`.
+        signatures: Whose archives count; else whoever may create blobs has the genuine ones forgotten by making many.
 
     Raises:
         ConfigurationError: The policy refuses, for example because archives are dated in the future.
         SinkUnavailableError: The store could not be reached.
     """
-    listed = list_archives(sink)
+    listed = list_archives(sink, signatures=signatures)
     resting = [info for info in listed if info.standing.trashed_at is not None]
     plan = policy.plan([info for info in listed if info.standing.trashed_at is None], now=now)
     decisions = [_held(decision, now) for decision in plan.decisions]
@@ -64,13 +67,14 @@ def plan_forget(
     return attrs.evolve(plan, made_at=now, decisions=tuple(decisions), action=action, last_too=False)
 
 
-def plan_delete(
+def plan_delete(  # noqa: PLR0913 - the last three have defaults
     sink: ArchiveSink,
     archive_ids: Iterable[str],
     *,
     now: dt.datetime,
     trash_grace: dt.timedelta = TRASH_GRACE,
     last_too: bool = False,
+    signatures: SignaturePolicy | None = None,
 ) -> ForgetPlan:
     """
     Return a plan that forgets exactly the archives named; nothing happens.
@@ -81,6 +85,7 @@ def plan_delete(
         now: The present moment.
         trash_grace: As for `plan_forget`. With 0, archives that are in the trash may be named too.
         last_too: Whether the last complete archive of a series may go.
+        signatures: Whose archives count.
 
     Raises:
         BlobNotFoundError: There is no archive of such a name.
@@ -88,7 +93,7 @@ def plan_delete(
             one of its series and *last_too* was not given (``unsafe_plan``).
         SinkUnavailableError: The store could not be reached.
     """
-    listed = list_archives(sink)
+    listed = list_archives(sink, signatures=signatures)
     texts = [archive_ids] if isinstance(archive_ids, str) else archive_ids
     named = {find_archive(listed, text).archive_id for text in texts}
     action = action_for(trash_grace)
@@ -125,7 +130,12 @@ def _named(info: ArchiveInfo, named: set[str], action: ForgetAction) -> ForgetDe
 
 
 def apply_forget(
-    sink: ArchiveSink, plan: ForgetPlan, *, observer: Observer = ignore_events, clock: Clock = utc_now
+    sink: ArchiveSink,
+    plan: ForgetPlan,
+    *,
+    signatures: SignaturePolicy | None = None,
+    observer: Observer = ignore_events,
+    clock: Clock = utc_now,
 ) -> ForgetReport:
     """
     Do what a plan says, oldest archive first: move to the trash, or remove.
@@ -137,6 +147,7 @@ def apply_forget(
     Args:
         sink: Where the archives are.
         plan: As it was made; printing it says what happens.
+        signatures: The policy it was made with.
         observer: Told of every archive.
         clock: Dates the marks.
 
@@ -149,7 +160,7 @@ def apply_forget(
         SinkUnavailableError: The store could not be reached; archives forgotten so far are, the plan is stale.
     """
     check_safe(plan)
-    _check_fresh(sink, plan)
+    _check_fresh(sink, plan, signatures)
     forgotten: list[str] = []
     freed = 0
     reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
@@ -207,9 +218,9 @@ def complete_series(archives: Iterable[ArchiveInfo]) -> set[str]:
     return {info.series for info in archives if info.managed and info.state is ArchiveState.COMPLETE}
 
 
-def _check_fresh(sink: ArchiveSink, plan: ForgetPlan) -> None:
+def _check_fresh(sink: ArchiveSink, plan: ForgetPlan, signatures: SignaturePolicy | None) -> None:
     planned = {decision.archive.archive_id: decision.archive for decision in plan.decisions}
-    present = {info.archive_id: info for info in list_archives(sink)}
+    present = {info.archive_id: info for info in list_archives(sink, signatures=signatures)}
     changed = sorted(
         archive_id for archive_id in planned.keys() | present if planned.get(archive_id) != present.get(archive_id)
     )

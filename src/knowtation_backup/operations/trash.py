@@ -15,6 +15,7 @@ from ..errors import BlobNotFoundError, ConfigurationError
 from ..model.marks import Mark, MarkVerb
 from ..model.moments import iso_ms
 from ..model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
+from ..model.signatures import SignaturePolicy
 from ..retention.common import counts, pin, untouchable
 from ..retention.durations import show_duration
 from .catalog import list_archives
@@ -25,7 +26,12 @@ __all__ = ["plan_empty_trash", "undelete"]
 
 
 def plan_empty_trash(
-    sink: ArchiveSink, *, now: dt.datetime, grace: dt.timedelta = TRASH_GRACE, last_too: bool = False
+    sink: ArchiveSink,
+    *,
+    now: dt.datetime,
+    grace: dt.timedelta = TRASH_GRACE,
+    last_too: bool = False,
+    signatures: SignaturePolicy | None = None,
 ) -> ForgetPlan:
     """
     Return a plan whose application removes what has been in the trash long enough; nothing happens.
@@ -39,13 +45,14 @@ def plan_empty_trash(
         now: The present moment.
         grace: How long an archive stays in the trash; 0 empties all of it.
         last_too: Whether to remove the last complete archive of a series as well.
+        signatures: Whose archives count.
 
     Raises:
         ConfigurationError: *grace* is negative.
         SinkUnavailableError: The store could not be reached.
     """
     action_for(grace)
-    listed = list_archives(sink)
+    listed = list_archives(sink, signatures=signatures)
     alive = {info.series for info in listed if counts(info)}
     decisions = tuple(
         _judge(info, _since(sink, info), now, grace, last=info.series not in alive and not last_too)

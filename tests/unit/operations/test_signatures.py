@@ -1,6 +1,7 @@
 """Signed archives on a sink: what a policy refuses is refused before anything is opened."""
 
 import datetime as dt
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,13 @@ from knowtation_backup.errors import (
     BlobNotFoundError,
     ConfigurationError,
     ManifestError,
+    PlanStaleError,
     SignatureError,
     SinkUnavailableError,
     UnsupportedFormatError,
 )
 from knowtation_backup.model.manifest import Manifest, manifest_key
+from knowtation_backup.model.plans import ArchiveState
 from knowtation_backup.model.reports import VerifyLevel, VerifyReport
 from knowtation_backup.model.signatures import MAX_SIGNATURE_BYTES, SignatureFile, SignaturePolicy
 from knowtation_backup.operations.backup import backup
@@ -28,6 +31,8 @@ from knowtation_backup.operations.read import read, read_manifest
 from knowtation_backup.operations.sign import sign_archive
 from knowtation_backup.operations.signatures import read_signatures
 from knowtation_backup.operations.verify import verify
+from knowtation_backup.pipeline import Pipeline
+from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sources import FakeSource
@@ -344,3 +349,56 @@ class TestUnreachableStores:
 
         with pytest.raises(BlobNotFoundError):
             read_manifest(Removing(), archive_id, POLICY)
+
+
+class TestForgedArchives:
+    """Somebody who may create blobs makes newer archives, to be restored from or to push the genuine ones out."""
+
+    @staticmethod
+    def attacked() -> tuple[Pipeline, list[str], list[str]]:
+        sink = MemorySink()
+        days = [MOMENT + dt.timedelta(days=day) for day in range(8)]
+        genuine = [
+            backup(SOURCE, sink, SEALED, signing_keys=[KEY], clock=functools.partial(min, moment, moment)).archive_id
+            for moment in days[:3]
+        ]
+        forged = [
+            backup(SOURCE, sink, signing_keys=keys, clock=functools.partial(min, moment, moment)).archive_id
+            for moment, keys in zip(days[3:], ([], [STRANGER], [STRANGER], [], []), strict=True)
+        ]
+        pipeline = Pipeline(
+            sink=sink,
+            codec=SEALED,
+            signatures=POLICY,
+            retention=KeepLast(limit=2),
+            trash_grace=dt.timedelta(0),
+            clock=lambda: MOMENT + dt.timedelta(days=9),
+        )
+        return pipeline, genuine, forged
+
+    def test_they_are_never_the_latest(self) -> None:
+        pipeline, genuine, _ = self.attacked()
+        assert pipeline.latest().archive_id == genuine[-1]
+        assert b"".join(pipeline.read()) == b"".join(SOURCE.payload)
+        assert attrs.evolve(pipeline, signatures=None).latest().archive_id not in genuine
+
+    def test_they_are_listed_as_damaged(self) -> None:
+        pipeline, genuine, forged = self.attacked()
+        states = {info.archive_id: info.state for info in pipeline.list()}
+        assert {states[archive_id] for archive_id in genuine} == {ArchiveState.COMPLETE}
+        assert {states[archive_id] for archive_id in forged} == {ArchiveState.DAMAGED}
+
+    def test_they_push_no_genuine_archive_out(self) -> None:
+        pipeline, genuine, _ = self.attacked()
+        plan = pipeline.plan_forget()
+        assert {info.archive_id for info in plan.kept} >= set(genuine[1:])
+        pipeline.apply(plan)
+        assert {info.archive_id for info in pipeline.list()} >= set(genuine[1:])
+        careless = attrs.evolve(self.attacked()[0], signatures=None)
+        assert {info.archive_id for info in careless.plan_forget().forgotten} >= set(genuine), "as it would be without"
+
+    def test_a_plan_made_with_another_policy_is_stale(self) -> None:
+        pipeline, _, _ = self.attacked()
+        plan = attrs.evolve(pipeline, signatures=None).plan_forget()
+        with pytest.raises(PlanStaleError):
+            pipeline.apply(plan)

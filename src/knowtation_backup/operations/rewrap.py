@@ -36,7 +36,7 @@ from ..model.blobs import BlobRef
 from ..model.manifest import DETAILS_NAME, CodecSpec, Manifest, side_key
 from ..model.marks import Mark, MarkVerb, Standing
 from ..model.moments import stamp
-from ..model.reports import TargetResult
+from ..model.reports import Outcome, TargetResult
 from ..model.signatures import SignaturePolicy
 from .backup import ReadBack
 from .marks import needed_marks, put_mark, read_marks
@@ -79,6 +79,12 @@ class RewrapReport:
     stored_bytes: int
     duration_seconds: float
     targets: tuple[TargetResult, ...] = ()
+    """One per target of a sink that has several; empty for a single one."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """`OK`, or `PARTIAL` when a target failed."""
+        return Outcome.OK if all(result.ok for result in self.targets) else Outcome.PARTIAL
 
     @property
     def archive_id(self) -> str:

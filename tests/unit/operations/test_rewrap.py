@@ -32,7 +32,7 @@ from knowtation_backup.model.events import Event
 from knowtation_backup.model.manifest import Manifest, manifest_key
 from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.plans import ArchiveState
-from knowtation_backup.model.reports import SideFile
+from knowtation_backup.model.reports import Outcome, SideFile
 from knowtation_backup.model.signatures import SignaturePolicy
 from knowtation_backup.operations import marks
 from knowtation_backup.operations.backup import ReadBack, backup
@@ -44,6 +44,7 @@ from knowtation_backup.operations.verify import verify
 from knowtation_backup.pipeline import Pipeline
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.sinks.mirror import MirrorSink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sources import FakeSource
 
@@ -455,3 +456,16 @@ def test_the_pipeline_offers_both_verbs(sink: MemorySink) -> None:
     assert [check.opens for check in pipeline.check_keys("latest", [ALICE, CAROL]).checks] == [True, False]
     with pytest.raises(ConfigurationError):
         attrs.evolve(pipeline, signing_keys=()).rewrap(old, open_with=ALICE, seal_to=BOB.public_key)
+
+
+def test_targets_that_failed_are_reported() -> None:
+    good, bad = MemorySink(), MemorySink()
+    mirror = MirrorSink({"good": good, "bad": bad}, quorum=1)
+    old = backup(SOURCE, mirror, to(ALICE, CAROL), clock=lambda: START).archive_id
+    assert without_carol(mirror, old).outcome is Outcome.OK
+
+    mirror = MirrorSink({"good": good, "bad": MemorySink(permissions="lr")}, quorum=1)
+    report = without_carol(mirror, old)
+    assert report.outcome is Outcome.PARTIAL
+    assert [result.target for result in report.targets if not result.ok] == ["bad"]
+    assert payload(good, report.archive_id, DAVE) == PAYLOAD

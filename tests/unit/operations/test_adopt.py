@@ -15,7 +15,10 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from knowtation_backup.codecs.age import AgeCodec, AgeIdentity
 from knowtation_backup.codecs.chain import CodecChain
 from knowtation_backup.codecs.compression import Compression
 from knowtation_backup.codecs.encv1 import EncV1Codec
@@ -39,7 +42,9 @@ from knowtation_backup.errors import (
     TruncatedError,
     UnsupportedFormatError,
 )
+from knowtation_backup.exports.convert import records_export
 from knowtation_backup.exports.exporter import vault_tag
+from knowtation_backup.exports.reader import ExportReader
 from knowtation_backup.exports.unwrap import UnwrapLimits
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.manifest import manifest_key, side_key
@@ -170,6 +175,48 @@ def test_every_known_payload_in_every_form(path: Path, suffix: str, codec: Codec
     assert sink.contents()[name] == before[name]
 
 
+def test_the_records_form() -> None:
+    name = "records-export-20260408T153022Z.ndjson"
+    data = b"".join(records_export(ExportReader([EXPORT])))
+    sink = store((name, data))
+    adoption = adopt(sink, name, clock=clock)
+    assert (adoption.manifest.kind, adoption.manifest.counts["notes"]) == ("knowtation-backup-records", 1)
+    assert adoption.dated_by == "exported_at"
+    assert_whole(sink, name)
+    with pytest.raises(TruncatedError):
+        adopt(store((name, data[:-1])), name, clock=clock)
+
+
+MAGICS = [
+    b"",
+    b"{",
+    b"KTB1",
+    b"KTB2",
+    b"\x1f\x8b\x08",
+    b"\x28\xb5\x2f\xfd",
+    b"\xfd7zXZ\x00",
+    b"age-encryption.org/v1\n",
+    b"PK\x03\x04",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    magic=st.sampled_from([*MAGICS, EXPORT[:80], EXPORT[:-1], b'{"version":"enc-v1",']),
+    data=st.binary(max_size=200),
+    name=st.sampled_from([NAME, f"{NAME}.br", "km-backup-1.tgz", "20260408_153022.tar.gz"]),
+)
+def test_whatever_a_file_holds_it_is_adopted_or_refused(magic: bytes, data: bytes, name: str) -> None:
+    sink = store((name, magic + data))
+    ring = Keyring([KEY, Passphrase(text="correct horse"), PrivateKey.generate(KeyKind.X25519)])
+    try:
+        adopt(sink, name, ring, clock=clock)
+    except BackupError:
+        assert list(sink.contents()) == [name]
+    else:
+        assert_whole(sink, name, ring)
+
+
 def test_nothing_about_tenants_is_readable_without_the_key() -> None:
     name = f"{NAME}.enc"
     sink = store((name, sealed(CODEC)))
@@ -229,6 +276,19 @@ class TestKeys:
         codec = Ktb2Codec(seal_to=private.public_key, open_with=private)
         assert adopt(sink, name, codec, clock=clock).manifest.codecs == writer.specs
         assert_whole(sink, name, Keyring([private]))
+
+    def test_age_files(self) -> None:
+        pytest.importorskip("pyrage")
+        identity = AgeIdentity.generate()
+        name = f"{NAME}.age"
+        sink = store((name, sealed(AgeCodec(seal_to=identity.recipient))))
+        with pytest.raises(NoMatchingKeyError):
+            adopt(sink, name, AgeCodec(open_with=AgeIdentity.generate()), clock=clock)
+        with pytest.raises(ConfigurationError, match="no recipient to seal to"):
+            adopt(sink, name, Keyring([identity]), clock=clock)
+        assert list(sink.contents()) == [name]
+        adopt(sink, name, AgeCodec(seal_to=identity.recipient, open_with=identity), clock=clock)
+        assert_whole(sink, name, Keyring([identity]))
 
     def test_a_header_larger_than_most_is_read(self) -> None:
         keys = [PrivateKey.generate().public_key for _ in range(63)]

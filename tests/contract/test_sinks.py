@@ -109,6 +109,18 @@ class TestAllWrappersAtOnce(SinkContract):
         return RetryingSink(ObservedSink(ThrottledSink(mirror), lambda _event: None))
 
 
+class TestTheSinkOfTheHowTo(SinkContract):
+    """The page says its sink keeps the contract."""
+
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        page = (Path(__file__).parents[2] / "docs" / "how-to" / "write-a-sink.md").read_text()
+        namespace: dict[str, Any] = {"__name__": "__page__"}
+        exec(page.partition("```python\n")[2].partition("```")[0], namespace)  # noqa: S102 - our own page
+        sink: ArchiveSink = namespace["DictSink"]()
+        return sink
+
+
 class TestPublishedByRename(SinkContract):
     """A file system where renaming is atomic, such as SFTP; here fsspec's memory plays its part."""
 

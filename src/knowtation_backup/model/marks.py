@@ -190,8 +190,8 @@ class Standing:
     tags: tuple[str, ...] = ()
     """Tags given since; those of the backup itself are in the manifest."""
     removed_tags: tuple[str, ...] = ()
-    notes: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
-    damaged: tuple[str, ...] = attrs.field(default=(), repr=False)
+    notes: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    damaged: tuple[str, ...] = ()
     """Keys of marks whose content could not be read; of those, only what the key says is taken into account."""
 
     def is_pinned(self, now: dt.datetime) -> bool:

@@ -51,7 +51,7 @@ class ArchiveInfo:
     """Kind of the payload as the manifest says, else as the name lets expect; empty when neither says it."""
     source_id: str = ""
     """What was read; empty when neither manifest nor marker says it."""
-    backup_tags: tuple[str, ...] = attrs.field(default=(), repr=False)
+    backup_tags: tuple[str, ...] = ()
     """Tags the manifest holds."""
     standing: Standing = Standing()  # noqa: RUF009 - frozen, so sharing it is safe
     """What was noted since: verification, pins, tags, quarantine, trash."""

@@ -19,6 +19,7 @@ from knowtation_backup.errors import (
 from knowtation_backup.model.manifest import manifest_key
 from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.plans import ArchiveInfo, ArchiveState
+from knowtation_backup.model.reports import jsonable
 from knowtation_backup.model.selection import ArchiveFilter
 from knowtation_backup.operations import marks
 from knowtation_backup.operations.backup import BackupOptions, backup
@@ -515,6 +516,16 @@ def test_files_are_resolved_whether_listed_or_not() -> None:
     assert resolve_file(sink, "operator-full-export-20260401") == "operator-full-export-20260401T000000Z.json"
     with pytest.raises(BlobNotFoundError):
         resolve_file(sink, "nothing.json")
+
+
+def test_listings_become_json() -> None:
+    sink = MemorySink()
+    archive_id = make(sink, options=BackupOptions(tags=("nightly",)))
+    marks.annotate(sink, archive_id, {"ticket": "42"}, clock=lambda: START)
+    value = json.loads(json.dumps(jsonable(list_archives(sink))))[0]
+    assert (value["archive_id"], value["state"], value["backup_tags"]) == (archive_id, "complete", ["nightly"])
+    assert value["standing"]["notes"] == {"ticket": "42"}
+    assert value["taken_at"] == "2026-04-08T15:30:22.500Z"
 
 
 def test_lines_of_a_listing_say_what_matters() -> None:

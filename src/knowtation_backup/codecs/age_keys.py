@@ -61,17 +61,17 @@ class AgeRecipient:
             ConfigurationError: Not such a text (``bad_key_text``), or `pyrage` is not installed.
         """
         words = text.split()
-        kind = words[0] if words else ""
-        if kind.upper().startswith("AGE-SECRET-KEY-"):
+        first = words[0] if words else ""
+        if first.upper().startswith("AGE-SECRET-KEY-"):
             hint = "pass AgeIdentity.from_text(…).recipient"
             raise ConfigurationError("this is a secret age identity, no recipient", kind="bad_key_text", hint=hint)
         library = pyrage()
         try:
-            if kind in _SSH_KINDS:
+            if first in _SSH_KINDS:
                 canonical = " ".join(words[:2])
                 return cls(text=canonical, vendor_key=library.ssh.Recipient.from_str(canonical))
             if len(words) == 1:
-                return cls(text=kind, vendor_key=library.x25519.Recipient.from_str(kind))
+                return cls(text=first, vendor_key=library.x25519.Recipient.from_str(first))
         except library.RecipientError:
             pass
         message = f"this text of {len(text)} characters is no age recipient"

@@ -71,7 +71,8 @@ class AgeRecipient:
                 canonical = " ".join(words[:2])
                 return cls(text=canonical, vendor_key=library.ssh.Recipient.from_str(canonical))
             if len(words) == 1:
-                return cls(text=first, vendor_key=library.x25519.Recipient.from_str(first))
+                vendor_key = library.x25519.Recipient.from_str(first)
+                return cls(text=str(vendor_key), vendor_key=vendor_key)  # one spelling, so one key id
         except library.RecipientError:
             pass
         message = f"this text of {len(text)} characters is no age recipient"

@@ -20,6 +20,7 @@ from knowtation_backup.pipeline import Pipeline
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.sinks.mirror import MirrorSink
+from knowtation_backup.sinks.retrying import RetryingSink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sources import FakeSource
 
@@ -164,3 +165,14 @@ def test_operation_k_of_one_target_fails_for_every_k(
         if number >= len(faulty.operations):
             assert number >= 5, "the fault was somewhere in the backup before"
             break
+
+
+@pytest.mark.parametrize("moment", list(FaultMoment))
+def test_a_retrying_sink_survives_a_fault_of_every_operation(moment: FaultMoment) -> None:
+    runs = Runs()
+    for number in range(runs.operations()):
+        store = MemorySink(permissions="lrw")
+        faulty = FaultSink(store, fail_at=number, moment=moment)
+        report = runs.pipeline(RetryingSink(faulty, sleep=lambda _seconds: None)).backup()
+        assert report.warnings == ()
+        assert runs.require_sound(store) == {report.archive_id: ArchiveState.COMPLETE}

@@ -162,9 +162,13 @@ class _Passes:
 
     def __call__(self) -> Iterator[bytes]:
         if self._first is None:
-            self._first = Meter(self._sink.read(self._ref.key))
+            self._first = Meter(self._read())
             return self._checked(self._first)
-        return self._sink.read(self._ref.key)
+        return self._read()
+
+    def _read(self) -> Iterator[bytes]:
+        # One byte more than there should be: enough to see that there is more, however much that is.
+        return self._sink.read(self._ref.key, size_bytes=self._ref.size_bytes + 1)
 
     def _checked(self, first: Meter) -> Iterator[bytes]:
         # Not `yield from`: whoever stops early would close the read, and `finish_first` could not go on.
@@ -185,7 +189,7 @@ class _Passes:
 
     def check_again(self) -> Iterator[bytes]:
         """Yield everything, and end with an error if the bytes are no longer those of the first pass."""
-        again = Meter(self._sink.read(self._ref.key))
+        again = Meter(self._read())
         with contextlib.closing(again):
             yield from again
             error = _mismatch(self._ref, again)
@@ -202,7 +206,10 @@ def _mismatch(ref: BlobRef, read: Meter) -> IntegrityError | None:
     if read.size_bytes < ref.size_bytes:
         message = f"{ref.key} has {read.size_bytes} bytes, the manifest says {ref.size_bytes}"
         return TruncatedError(message, hint=hint, key=ref.key)
-    if (read.size_bytes, read.sha256) != (ref.size_bytes, ref.sha256):
+    if read.size_bytes > ref.size_bytes:
+        message = f"{ref.key} has more than the {ref.size_bytes} bytes of the manifest"
+        return DigestMismatchError(message, hint=hint, key=ref.key)
+    if read.sha256 != ref.sha256:
         message = f"{ref.key} has {read.size_bytes} bytes of sha256 {read.sha256}, the manifest says {ref.sha256}"
         return DigestMismatchError(message, hint=hint, key=ref.key)
     return None

@@ -1,6 +1,7 @@
 """Reading back: checked before the first byte, every failure by its own name."""
 
 import datetime as dt
+from collections.abc import Iterator
 
 import pytest
 
@@ -167,3 +168,21 @@ def test_an_unreachable_store_is_never_called_damaged(codec: EncryptionCodec | N
     for number in range(3):
         with pytest.raises(SinkUnavailableError):
             list(read(FaultSink(inner, fail_at=number, moment=moment), archive_id, codec))
+
+
+def test_of_a_blob_that_is_too_long_only_one_byte_too_many_is_read() -> None:
+    sizes: list[int | None] = []
+
+    class Watched(MemorySink):
+        def _read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]:
+            sizes.append(size_bytes)
+            return super()._read(key, start, size_bytes)
+
+    sink = Watched()
+    ref = backup(FakeSource(), sink).manifest.artifact
+    data, info = sink._blobs[ref.key]
+    sink._blobs[ref.key] = (data + bytes(1000), info)
+    sizes.clear()
+    with pytest.raises(DigestMismatchError, match="more than the"):
+        b"".join(read(sink, ref.key))
+    assert sizes[1:] == [ref.size_bytes + 1]

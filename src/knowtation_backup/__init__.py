@@ -15,7 +15,7 @@ from .codecs.keyring import Keyring
 from .codecs.keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey
 from .codecs.ktb1 import Ktb1Codec
 from .codecs.ktb2 import Argon2Parameters, Ktb2Codec, Ktb2Reader
-from .codecs.signing import SigningKey
+from .codecs.signing import SigningKey, check_content, sign_content
 from .contracts import (
     ArchiveSink,
     BackupSource,
@@ -34,7 +34,7 @@ from .exports.exporter import OperatorExporter, VaultExporter
 from .exports.known import KnownContent
 from .exports.options import ExportOptions
 from .exports.reader import ExportReader, ReadLimits
-from .exports.records import Proof, Record, verify_proof
+from .exports.records import Proof, Record, parse_record, verify_proof
 from .exports.resume import PreviousArchive
 from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
@@ -58,6 +58,7 @@ from .model.reports import (
     Sample,
     SideFile,
     TargetResult,
+    Unverified,
     VerifyAllReport,
     VerifyLevel,
     VerifyReport,
@@ -65,11 +66,14 @@ from .model.reports import (
 )
 from .model.selection import ArchiveFilter
 from .model.signatures import SignaturePolicy, VerifyKey
+from .model.statements import ContentStatement
 from .observers.log import LogObserver
 from .operations.adopt import AdoptFailure, Adoption, AdoptOptions, AdoptReport
 from .operations.backup import BackupOptions, ReadBack
 from .operations.keys import KeyCheck, KeyCheckReport
 from .operations.rewrap import RewrapOptions, RewrapReport
+from .operations.sign import sign_archive
+from .operations.verify_all import find_good
 from .pipeline import Pipeline
 from .retention.keep import KeepLast
 from .retention.policy import KeepPolicy
@@ -111,6 +115,7 @@ __all__ = [
     "CodecSpec",
     "Compression",
     "CompressionCodec",
+    "ContentStatement",
     "Coverage",
     "EncV1Codec",
     "EncV1Options",
@@ -179,15 +184,21 @@ __all__ = [
     "Standing",
     "TargetResult",
     "ThrottledSink",
+    "Unverified",
     "UnwrapLimits",
     "VaultExporter",
     "VerifyAllReport",
     "VerifyKey",
     "VerifyLevel",
     "VerifyReport",
+    "check_content",
     "decrypt_file",
     "decrypt_to_stream",
     "errors",
+    "find_good",
     "jsonable",
+    "parse_record",
+    "sign_archive",
+    "sign_content",
     "verify_proof",
 ]

@@ -21,6 +21,7 @@ from .contracts import (
     utc_now,
 )
 from .errors import ConfigurationError
+from .model.blobs import BlobInfo
 from .model.details import ArchiveDetails
 from .model.manifest import Manifest
 from .model.marks import Mark
@@ -36,6 +37,7 @@ from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forg
 from .operations.keys import KeyCheckReport, check_keys
 from .operations.read import read, read_details, read_manifest
 from .operations.rewrap import RewrapOptions, RewrapReport, rewrap
+from .operations.sign import sign_archive
 from .operations.trash import plan_empty_trash, undelete
 from .operations.verify import PayloadChecker, verify
 from .operations.verify_all import verify_all
@@ -190,6 +192,10 @@ class Pipeline:
             observer=self.observer,
             clock=self.clock,
         )
+
+    def sign(self, archive_id: str) -> BlobInfo:
+        """Sign a finished archive that nobody signed; verify it first, for the signature vouches for it."""
+        return sign_archive(self.sink, self._resolve(archive_id), self.signing_keys)
 
     # -- keys -------------------------------------------------------------------------------------------------------
 

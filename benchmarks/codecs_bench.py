@@ -171,14 +171,17 @@ def shell(command: str) -> Run:
     return Run(wall_seconds=wall, cpu_seconds=cpu)
 
 
-def in_turns(runs: int, target: Path, *actions: Callable[[], Run]) -> list[list[Run]]:
+def in_turns(what: str, runs: int, target: Path, *actions: Callable[[], Run]) -> list[list[Run]]:
     """Run the actions one after the other, several times; what they write is removed, and disks come to rest."""
+    print(f"\n{what}")
     results: list[list[Run]] = [[] for _ in actions]
     for _ in range(runs):
         for action, found in zip(actions, results, strict=True):
             remove(target)
             os.sync()
-            found.append(action())
+            found.append(run := action())
+            print(f"{run.wall_seconds:8.2f} s, processor {run.cpu_seconds:.2f} s", end="", flush=True)
+        print()
     return results
 
 
@@ -223,6 +226,7 @@ def measure_pipeline(folder: Path, source: Path, runs: int) -> list[Row]:
     ]
 
     mine, theirs, backups = in_turns(
+        "sealing, ours, theirs, whole backup",
         runs,
         target,
         lambda: ours(seal, source, target),
@@ -234,6 +238,7 @@ def measure_pipeline(folder: Path, source: Path, runs: int) -> list[Row]:
     found += rows(f"backup {case}", [backups, theirs], "zstd | openssl")
     found.append(peak(f"backup {case}", backups))
     mine, theirs = in_turns(
+        "opening, ours, theirs",
         runs,
         target,
         lambda: ours(unseal, sealed, target),
@@ -272,12 +277,14 @@ def measure_container(megabytes: int, runs: int) -> list[Row]:
 
     nowhere = Path(tempfile.gettempdir()) / secrets.token_hex(8)
     sealing = in_turns(
+        "KTB2 sealing, AES-GCM",
         runs,
         nowhere,
         lambda: timed(lambda: [None for _ in codec.seal(chunks)]),
         lambda: timed(lambda: [None for chunk in chunks if cipher.encrypt(nonce, chunk, None)]),
     )
     opening = in_turns(
+        "KTB2 opening, AES-GCM",
         runs,
         nowhere,
         lambda: timed(lambda: [None for _ in codec.open(lambda: iter(sealed))]),
@@ -316,12 +323,14 @@ def measure_algorithms(folder: Path, source: Path, runs: int) -> list[Row]:
             )
         )
         packing = in_turns(
+            f"{case}, sealing, ours, theirs",
             runs,
             target,
             lambda: ours(compress, algorithm, part, target),  # noqa: B023 - called within the round
             lambda: shell(f"{program} -c < {part} > {target}"),  # noqa: B023
         )
         opening = in_turns(
+            f"{case}, opening, ours, theirs",
             runs,
             target,
             lambda: ours(decompress, algorithm, packed, target),  # noqa: B023

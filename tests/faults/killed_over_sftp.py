@@ -19,7 +19,7 @@ from knowtation_backup.testing.sources import FakeSource
 
 MOMENT = dt.datetime(2026, 4, 8, tzinfo=dt.UTC)
 PAYLOAD = (b"x" * 60_000, b"y" * 60_000)
-AT_ONCE = 6
+AT_ONCE = 8
 
 
 def child(root: Path, options: dict[str, Any], number: int) -> None:

@@ -28,7 +28,7 @@ MakeSink = Callable[[], ArchiveSink]
 
 START = dt.datetime(2026, 4, 8, tzinfo=dt.UTC)
 CODEC = Ktb1Codec(EncryptionKey.generate())
-LARGE = FakeSource(payload=(b"x" * 300_000,) * 3, side_files=(SideFile(name="raw-0001.txt", content=b"raw"),))
+LARGE = FakeSource(payload=(b"x" * 100_000,) * 3, side_files=(SideFile(name="raw-0001.txt", content=b"raw"),))
 SMALL = FakeSource(payload=(b"x" * 50_000,) * 3)
 
 

@@ -197,3 +197,19 @@ class WithoutHardLinks(asyncssh.SFTPServer):
 
     def link(self, oldpath: bytes, newpath: bytes) -> None:  # noqa: ARG002 - asyncssh's signature
         raise asyncssh.SFTPOpUnsupported("Operation unsupported")
+
+
+class ShortAnswers(asyncssh.SFTPServer):
+    """A server that gives fewer bytes than it was asked for, which the protocol allows."""
+
+    def read(self, file_obj: object, offset: int, size: int) -> Any:
+        return super().read(file_obj, offset, min(size, 10_007))
+
+
+class FullDisk(asyncssh.SFTPServer):
+    """A server whose disk is full after the first megabyte of a file."""
+
+    def write(self, file_obj: object, offset: int, data: bytes) -> Any:
+        if offset + len(data) > 1 << 20:
+            raise asyncssh.SFTPFailure("No space left on device")
+        return super().write(file_obj, offset, data)

@@ -16,6 +16,7 @@ from knowtation_backup.errors import (
     BlobExistsError,
     BlobNotFoundError,
     SinkError,
+    SinkFullError,
     SinkPermissionError,
     SinkUnavailableError,
 )
@@ -194,6 +195,23 @@ def test_a_server_without_hard_links_promises_less_and_renames(tmp_path: Path) -
         assert list(sink.leftovers()) == []
         sink.put("b/c", [b"x"])
         assert [info.key for info in sink.list()] == ["a", "b/c"]
+
+
+def test_answers_that_are_too_short_are_asked_for_again(tmp_path: Path) -> None:
+    data = bytes(range(251)) * 8001
+    (tmp_path / "a").write_bytes(data)
+    with servers.sftp_server(factory=servers.ShortAnswers) as server, open_sink(server, tmp_path) as sink:
+        assert b"".join(sink.read("a", start=5)) == data[5:]
+
+
+def test_a_disk_that_is_full_is_said_to_be_and_nothing_is_left(tmp_path: Path) -> None:
+    """One refused request among many that were on their way together must not be missed."""
+    with servers.sftp_server(factory=servers.FullDisk) as server, open_sink(server, tmp_path) as sink:
+        with pytest.raises(SinkFullError, match="no space left"):
+            sink.put("a", [bytes(3 << 20)])
+        assert list(sink.list()) == []
+        assert list(sink.leftovers()) == []
+        assert sink.put("b", [bytes(1 << 20)]).size_bytes == 1 << 20
 
 
 def test_sinks_of_one_connection_see_each_other(connected: SinkAt, tmp_path: Path) -> None:

@@ -38,11 +38,9 @@ Publish = Literal["memory", "close", "rename"]
 
 _KNOWN: Final[Mapping[str, Publish]] = {
     "memory": "memory",
-    **dict.fromkeys(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss"), "close"),
+    **dict.fromkeys(("gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss"), "close"),
     **dict.fromkeys(("sftp", "ssh", "smb", "hdfs", "arrow_hdfs", "webhdfs"), "rename"),
 }
-_EXCLUSIVE: Final = {"s3", "s3a"}
-"""Where opening with ``xb`` sends ``If-None-Match: *``."""
 
 _READ_SIZE: Final = 8 << 20
 _WRITE_SIZE: Final = 16 << 20
@@ -127,8 +125,7 @@ class FilesystemStore:
 
     def _put_close(self, path: str, doing: str, chunks: Iterable[bytes]) -> int:
         with _translated(doing):
-            mode = "xb" if self._protocols & _EXCLUSIVE else "wb"
-            file = self._fs.open(path, mode, block_size=_WRITE_SIZE)
+            file = self._fs.open(path, "wb", block_size=_WRITE_SIZE)
         size_bytes = 0
         try:
             for chunk in chunks:

@@ -88,7 +88,7 @@ class FsspecSink(ArchiveSink):
             self._store = LocalStore(root or "/")
         elif "sftp" in filesystem.protocol and hasattr(filesystem, "ftp"):
             self._store = SftpStore(filesystem, root, owned=filesystem is not target)
-        elif publish is None and _is_s3(filesystem):
+        elif _is_s3(filesystem):
             owned = filesystem is not target
             self._store = self._s3 = _s3_store(filesystem, root, options, owned=owned, clock=clock, sleep=sleep)
         else:

@@ -71,9 +71,9 @@ class S3Options:
     """
     multipart_from_bytes: int = attrs.field(default=64 * _MIB, validator=between(5 * _MIB, 1024 * _MIB))
     """Blobs of this size and above are written in parts, smaller ones in one request."""
-    part_bytes: int = attrs.field(default=16 * _MIB, validator=between(5 * _MIB, 512 * _MIB))
+    part_bytes: int = attrs.field(default=8 * _MIB, validator=between(5 * _MIB, 512 * _MIB))
     """Size of the first 5,000 parts; the other 5,000 are four times as large."""
-    concurrency: int = attrs.field(default=4, validator=between(1, 64))
+    concurrency: int = attrs.field(default=8, validator=between(1, 64))
     """How many parts of one blob are under way at once, in either direction."""
     retry: RetryPolicy = attrs.field(factory=RetryPolicy)
     """How often one request is repeated, and how long to wait."""

@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import importlib.metadata
 import json
+import secrets
 from collections.abc import Iterable
 
 import attrs
@@ -177,5 +178,6 @@ def _started(key: str, *, kind: str, source_id: str, taken_at: dt.datetime) -> b
         "source_id": source_id,
         "taken_at": iso_ms(taken_at),
         "generator": generator(),
+        "nonce": secrets.token_hex(8),  # so that no writer takes another's marker of the same moment for its own
     }
     return (json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()

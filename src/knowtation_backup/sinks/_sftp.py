@@ -67,6 +67,9 @@ def sftp_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     Return the options for fsspec's file system: what it takes, and known hosts only unless the caller says otherwise.
 
     By itself it would trust whatever host key comes first, and send the password there.
+
+    Raises:
+        ConfigurationError: This fsspec has no such choice (``fsspec_too_old``).
     """
     from fsspec.implementations import sftp  # noqa: PLC0415 - needs paramiko, which few need
     from paramiko import HostKeys, MissingHostKeyPolicy, SSHException  # noqa: PLC0415
@@ -81,10 +84,13 @@ def sftp_settings(given: Mapping[str, Any]) -> dict[str, Any]:
                 message = f"{hostname} and its {key.get_name()} key are not among the known hosts"
                 raise SSHException(message)
 
+    if not hasattr(sftp, "HOST_KEY_POLICIES"):
+        message = "the fsspec that is installed trusts every SFTP server, whatever its host key"
+        hint = "install knowtation-backup[sftp], or make the file system yourself and pass it"
+        raise ConfigurationError(message, kind="fsspec_too_old", hint=hint)
     # It passes on to paramiko what it does not know, also the options of every file system.
     settings = {name: value for name, value in given.items() if name != "use_listings_cache"}
-    if hasattr(sftp, "HOST_KEY_POLICIES"):
-        settings.setdefault("host_key_policy", KnownHosts())
+    settings.setdefault("host_key_policy", KnownHosts())
     return settings
 
 

@@ -217,3 +217,10 @@ def test_a_disk_that_is_full_is_said_to_be_and_nothing_is_left(tmp_path: Path) -
 def test_sinks_of_one_connection_see_each_other(connected: SinkAt, tmp_path: Path) -> None:
     connected(tmp_path / "a").put("b/c", [b"x"])
     assert [info.key for info in connected(tmp_path).list()] == ["a/b/c"]
+
+
+def test_an_fsspec_that_trusts_every_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("fsspec.implementations.sftp.HOST_KEY_POLICIES")
+    with pytest.raises(ConfigurationError) as caught:
+        FsspecSink("sftp://user@127.0.0.1:9/backups")
+    assert caught.value.kind == "fsspec_too_old"

@@ -17,6 +17,7 @@ we send the same digest as a signed checksum that the server compares, so it is 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import statistics
@@ -154,15 +155,19 @@ def measure(options: dict[str, Any], server: S3Server, path: Path, rounds: int) 
         peaks.append(measured.peak_bytes)
         return float(measured.value)
 
+    def fresh(function: Callable[..., float], *arguments: Any) -> float:
+        return float(in_fresh_process(function, options, *arguments).value)
+
     for number in range(rounds + 1):
         key = f"artifact-{number}"
+        there = f":s3:{BUCKET}"
         actions: dict[str, Callable[[], float]] = {
-            "write ours": lambda key=key: ours(write_ours, str(path), key),
-            "write rclone": lambda key=key: rclone(options, "copyto", str(path), f":s3:{BUCKET}/rclone/{key}"),
-            "write boto3": lambda key=key: in_fresh_process(write_boto, options, str(path), key).value,
-            "read ours": lambda key=key: ours(read_ours, key, size_bytes),
-            "read rclone": lambda key=key: rclone(options, "cat", f":s3:{BUCKET}/ours/{key}"),
-            "read boto3": lambda key=key: in_fresh_process(read_boto, options, key, size_bytes).value,
+            "write ours": functools.partial(ours, write_ours, str(path), key),
+            "write rclone": functools.partial(rclone, options, "copyto", str(path), f"{there}/rclone/{key}"),
+            "write boto3": functools.partial(fresh, write_boto, str(path), key),
+            "read ours": functools.partial(ours, read_ours, key, size_bytes),
+            "read rclone": functools.partial(rclone, options, "cat", f"{there}/ours/{key}"),
+            "read boto3": functools.partial(fresh, read_boto, key, size_bytes),
         }
         for name, action in actions.items():
             seconds = action()

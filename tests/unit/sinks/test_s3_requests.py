@@ -27,7 +27,7 @@ from knowtation_backup.sinks._s3_client import Body
 from knowtation_backup.sinks._s3_errors import translate
 from knowtation_backup.sinks._s3_upload import _composite, _parts
 
-PIECES = [b"", b"ab", b"c" * 300_000, b"", memoryview(b"d" * 700_001), b"e"]
+PIECES: list[bytes | memoryview] = [b"", b"ab", b"c" * 300_000, b"", memoryview(b"d" * 700_001), b"e"]
 WHOLE = b"".join(PIECES)
 
 

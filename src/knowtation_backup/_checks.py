@@ -7,17 +7,20 @@ nothing of hubs, archives or the Internet Computer.
 
 from __future__ import annotations
 
+import enum
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from .errors import ConfigurationError
 
-__all__ = ["above", "at_least", "between", "one_of", "optional"]
+__all__ = ["above", "at_least", "between", "checked_member", "member_of", "one_of", "optional", "whole_number"]
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+_Member = TypeVar("_Member", bound=enum.Enum)
 
 _SHOWN_CHARACTERS = 80
 
@@ -50,6 +53,33 @@ def one_of(*choices: str) -> Validator:
     return check
 
 
+def member_of(kind: type[enum.Enum]) -> Validator:
+    """Accept a member of an enumeration, and not its value: code that compares by identity would take it for none."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        checked_member(kind, value, f"{type(instance).__name__}.{attribute.name}")
+
+    return check
+
+
+def checked_member(kind: type[_Member], value: object, what: str) -> _Member:
+    """Return *value* if it is a member of *kind*; *what* names it in the error."""
+    if isinstance(value, kind):
+        return value
+    hint = "it must be one of " + ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
+    raise ConfigurationError(f"{what} is {_shown(value)}", kind="bad_option", hint=hint, option=what)
+
+
+def whole_number(low: int) -> Validator:
+    """Accept whole numbers from *low* on."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise _refusal(instance, attribute, value, f"a whole number of at least {low:,}")
+
+    return check
+
+
 def optional(check: Validator) -> Validator:
     """Accept `None` beside what *check* accepts."""
 
@@ -71,7 +101,10 @@ def _number(accepts: Callable[[Any], bool], wanted: str) -> Validator:
 
 def _refusal(instance: Any, attribute: attrs.Attribute[Any], value: Any, wanted: str) -> ConfigurationError:
     option = f"{type(instance).__name__}.{attribute.name}"
+    message = f"{option} is {_shown(value)}"
+    return ConfigurationError(message, kind="bad_option", hint=f"it must be {wanted}", option=option)
+
+
+def _shown(value: object) -> str:
     shown = repr(value)
-    if len(shown) > _SHOWN_CHARACTERS:
-        shown = shown[:_SHOWN_CHARACTERS] + "…"
-    return ConfigurationError(f"{option} is {shown}", kind="bad_option", hint=f"it must be {wanted}", option=option)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "…"

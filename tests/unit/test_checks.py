@@ -19,6 +19,9 @@ from knowtation_backup.exports.github import FolderLimits
 from knowtation_backup.exports.reader import ReadLimits
 from knowtation_backup.exports.unwrap import UnwrapLimits
 from knowtation_backup.hub.limits import HubLimits, HubTimeouts
+from knowtation_backup.model.reports import Sample
+from knowtation_backup.operations.backup import BackupOptions
+from knowtation_backup.operations.rewrap import RewrapOptions
 from knowtation_backup.sandbox import Delay, ManagementOptions, Truncate
 from knowtation_backup.sandbox.hub import SeedPlan
 
@@ -51,6 +54,12 @@ def _classes() -> Iterator[type]:
         (lambda: SeedPlan(vaults=0), "SeedPlan.vaults is 0", "at least 1"),
         (lambda: Delay(-1), "Delay.seconds is -1", "at least 0"),
         (lambda: Truncate(keep=1), "Truncate.keep is 1", "to below 1"),
+        (lambda: BackupOptions(read_back="content"), "BackupOptions.read_back is 'content'", "ReadBack.CONTENT"),  # type: ignore[arg-type] # the point
+        (lambda: RewrapOptions(read_back="content"), "RewrapOptions.read_back is 'content'", "ReadBack.CONTENT"),  # type: ignore[arg-type] # the point
+        (lambda: Sample(part=0, of=2), "Sample.part is 0", "at least 1"),
+        (lambda: Sample(part="1", of=2), "Sample.part is '1'", "a whole number"),  # type: ignore[arg-type] # the point
+        (lambda: Sample(part=1, of=2.5), "Sample.of is 2.5", "a whole number"),  # type: ignore[arg-type] # the point
+        (lambda: Sample(part=True, of=2), "Sample.part is True", "a whole number"),
         (lambda: ManagementOptions(heap_delta_limit_bytes=0), "ManagementOptions.heap_delta_limit_bytes", "above 0"),
     ],
 )

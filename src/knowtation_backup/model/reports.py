@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from .._checks import at_least
+from .._checks import whole_number
 from ..errors import BackupError, ConfigurationError, IntegrityError
 from .manifest import Manifest
 from .moments import iso_ms
@@ -162,13 +162,13 @@ class BackupReport:
 class Sample:
     """One part of a whole that is covered once in *of* runs: run with part 1, 2, ... *of*."""
 
-    part: int = attrs.field()
-    of: int = attrs.field(validator=at_least(1))
+    part: int = attrs.field(validator=whole_number(1))
+    of: int = attrs.field(validator=whole_number(1))
 
-    @part.validator
-    def _check_part(self, _field: attrs.Attribute[int], value: int) -> None:
-        if not 1 <= value <= self.of:
-            raise ConfigurationError(f"part {value} of {self.of} does not exist", kind="bad_sample")
+    def __attrs_post_init__(self) -> None:
+        """Refuse a part beyond the last."""
+        if self.part > self.of:
+            raise ConfigurationError(f"part {self.part} of {self.of} does not exist", kind="bad_sample")
 
 
 @attrs.frozen(kw_only=True)

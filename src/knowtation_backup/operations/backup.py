@@ -14,9 +14,10 @@ from typing import Any
 
 import attrs
 
+from .._checks import member_of
 from ..codecs.signing import SigningKey
 from ..contracts import ArchiveSink, BackupSource, Capture, Clock, Codec, Observer, ignore_events, utc_now
-from ..errors import BackupError, InternalError, SinkError
+from ..errors import BackupError, InternalError
 from ..model.details import ArchiveDetails
 from ..model.manifest import (
     DETAILS_NAME,
@@ -51,7 +52,7 @@ class ReadBack(enum.Enum):
 class BackupOptions:
     """How one backup is stored."""
 
-    read_back: ReadBack = ReadBack.SIZES
+    read_back: ReadBack = attrs.field(default=ReadBack.SIZES, validator=member_of(ReadBack))
     tags: tuple[str, ...] = attrs.field(default=(), converter=check_tags)
     """Words to find the archive by and to keep it by, for example ``pre-upgrade``; readable without a key."""
 
@@ -177,7 +178,7 @@ def _record(sink: ArchiveSink, archive_id: str, clock: Clock) -> tuple[Finding, 
     values: dict[str, Any] = {"level": VerifyLevel.CONTENT.value, "part": None, "of": None, "findings": []}
     try:
         put_mark(sink, archive_id, MarkVerb.VERIFIED, values, clock=clock)
-    except SinkError as error:
+    except BackupError as error:
         message = f"the archive was read back whole, but that could not be noted: {error}"
         return (Finding(code="not_recorded", where=archive_id, message=message),)
     return ()

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import attrs
 
+from .._checks import member_of
 from ..codecs import ktb2
 from ..codecs.chain import CodecChain
 from ..codecs.compression import compression_for
@@ -60,7 +61,7 @@ _HEADER_BYTES: Final = 320 << 10
 class RewrapOptions:
     """How one archive is re-wrapped."""
 
-    read_back: ReadBack = ReadBack.SIZES
+    read_back: ReadBack = attrs.field(default=ReadBack.SIZES, validator=member_of(ReadBack))
     """``content`` reads every new blob again and compares its digest, which needs no key."""
     unsigned: bool = False
     """Whether a signed archive may become one without signatures."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from .._checks import checked_member
 from ..codecs.signing import check_manifest
 from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_now
 from ..errors import (
@@ -89,11 +90,13 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         clock: Dates the report.
 
     Raises:
-        BlobNotFoundError: There is no such archive, not even an unfinished one.
+        BlobNotFoundError: There is no such archive, not even an unfinished one, or it was removed meanwhile.
+        ConfigurationError: *level* is no `VerifyLevel`.
         NoMatchingKeyError: *codec* is not the one the archive was sealed with.
         SinkUnavailableError: The store could not be reached: says nothing about the archive.
         SinkPermissionError: Listing or reading is refused.
     """
+    level = checked_member(VerifyLevel, level, "the level")
     if sample is not None and sample.of == 1:
         sample = None
     run = _Run(sink=sink, archive_id=archive_id, observer=observer, policy=policy or _NOBODY)
@@ -107,6 +110,8 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
                 run.note_error(error, manifest_key(archive_id))
             else:
                 run.content(manifest, opener, payload_checker, sample)
+    if run.finished and (run.missing or record):
+        run.require_manifest()
     report = VerifyReport(
         archive_id=archive_id,
         level=level,
@@ -149,6 +154,8 @@ class _Run:
     refused: bool = False
     """Whether the policy forbids to open the archive."""
     covered: Coverage = Coverage.NONE
+    missing: bool = False
+    """Whether a blob was not there, which says nothing of an archive that is being removed."""
 
     def note(self, code: str, where: str, message: str) -> None:
         """Add a finding and tell the observer its code; messages may quote sealed content."""
@@ -157,7 +164,14 @@ class _Run:
 
     def note_error(self, error: BackupError, where: str) -> None:
         """Add an error as a finding of its kind."""
+        self.missing = self.missing or isinstance(error, BlobNotFoundError)
         self.note(error.kind, where, str(error))
+
+    def require_manifest(self) -> None:
+        """Refuse to judge an archive that is gone by now: who removes one removes its manifest first."""
+        if not self._exists(manifest_key(self.archive_id)):
+            message = f"{self.archive_id} was removed from {self.sink.location} while it was being verified"
+            raise BlobNotFoundError(message, hint="list the archives", archive_id=self.archive_id)
 
     def structure(self) -> Manifest | None:
         """Return the manifest if it reads, is signed as wanted, and speaks of this archive; look at marks."""

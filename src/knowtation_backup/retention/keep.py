@@ -36,8 +36,10 @@ class KeepLast:
 
     @limit.validator
     def _check_limit(self, _field: attrs.Attribute[int], value: int) -> None:
-        if value < 0:
-            raise ConfigurationError(f"cannot keep {value} archives", kind="bad_limit", hint="0 keeps everything")
+        given: object = value
+        if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+            hint = "it must be a whole number; 0 keeps everything"
+            raise ConfigurationError(f"cannot keep {value!r:.80} archives", kind="bad_limit", hint=hint)
 
     @classmethod
     def km(cls, limit: int = 7) -> KeepLast:

@@ -8,7 +8,7 @@ import secrets
 import tracemalloc
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ from knowtation_backup.errors import (
     NoMatchingKeyError,
     SinkUnavailableError,
 )
-from knowtation_backup.model.blobs import BlobRef
+from knowtation_backup.model.blobs import BlobInfo, BlobRef
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.manifest import Manifest, manifest_key
 from knowtation_backup.model.marks import MarkVerb
@@ -611,3 +611,61 @@ class TestMarks:
         report = check(counting, archive_id, SEALED)
         assert [code for code, _ in found(report)] == ["too_many_blobs"]
         assert not any("marks/" in operation for operation in counting.operations if operation.startswith("read"))
+
+
+class RemovedAt(MemorySink):
+    """A sink from which somebody removes an archive, in the documented order, when one of its blobs is asked for."""
+
+    victim = ""
+    moment = ""
+
+    def _notice(self, operation: str) -> None:
+        if self.moment == operation:
+            self.moment = ""
+            for key in sorted(self.contents(), key=lambda key: not key.endswith("manifest.json")):
+                self.delete(key)
+
+    def _stat(self, key: str) -> BlobInfo:
+        self._notice(f"stat {key.replace(self.victim, '')}")
+        return super()._stat(key)
+
+    def _read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]:
+        self._notice(f"read {key.replace(self.victim, '')}")
+        return super()._read(key, start, size_bytes)
+
+
+@pytest.mark.parametrize("moment", ["stat ", "stat side//details.json", "read side//details.json", "read ", "never"])
+def test_an_archive_that_is_removed_meanwhile_is_not_called_damaged(moment: str) -> None:
+    sink = RemovedAt()
+    archive_id = backup(SOURCE, sink, clock=lambda: MOMENT).archive_id
+    sink.victim, sink.moment = archive_id, moment
+    if moment == "never":
+        assert check(sink, archive_id, None, record=True).ok
+        return
+    with pytest.raises(BlobNotFoundError, match="was removed from memory while it was being verified") as caught:
+        check(sink, archive_id, None, record=True)
+    assert caught.value.hint == "list the archives"
+    assert sink.contents() == {}  # nothing was noted of what is gone
+
+
+def test_nothing_is_noted_of_an_archive_that_was_removed_after_its_last_byte_was_read() -> None:
+    sink = MemorySink()
+    archive_id = backup(SOURCE, sink, clock=lambda: MOMENT).archive_id
+
+    def removing(chunks: Iterable[bytes], _facts: Mapping[str, Any]) -> list[Finding]:
+        for _ in chunks:
+            pass
+        for key in sink.contents():
+            sink.delete(key)
+        return []
+
+    with pytest.raises(BlobNotFoundError, match="was removed"):
+        check(sink, archive_id, None, payload_checker=removing, record=True)
+    assert sink.contents() == {}
+
+
+def test_a_level_given_as_text_is_refused_rather_than_not_looked_at() -> None:
+    sink, archive_id = make(None)
+    with pytest.raises(ConfigurationError, match="the level is 'content'") as caught:
+        check(sink, archive_id, None, level="content")
+    assert "VerifyLevel.CONTENT" in caught.value.hint

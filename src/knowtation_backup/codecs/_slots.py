@@ -344,6 +344,6 @@ def _no_key(infos: Sequence[SlotInfo], keys: Sequence[OpeningKey]) -> NoMatching
     had = [*given, *("a passphrase" for key in keys if isinstance(key, Passphrase))]
     message = f"this KTB2 file opens with {', '.join(ways)}; at hand: {', '.join(had) or 'no key'}"
     hint = "use another key" if keys else "this codec only seals; pass open_with="
-    if len(given) < len(keys):
+    if len(given) < len(keys) and any(info.kind == "passphrase" for info in infos):
         hint = "another passphrase, or the header was changed"
     return NoMatchingKeyError(message, hint=hint, wanted=wanted, given=given)

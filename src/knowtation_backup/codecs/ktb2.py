@@ -313,9 +313,7 @@ def _ids(keys: Iterable[SealingKey | OpeningKey]) -> tuple[str, ...]:
 
 
 def _listed(keys: Any) -> list[Any]:
-    single = isinstance(keys, (EncryptionKey, Passphrase, PublicKey, PrivateKey))
-    listed = [keys] if single else list(keys)
-    return list(dict.fromkeys(listed))
+    return list(keys) if isinstance(keys, Iterable) else [keys]
 
 
 def _sealing_keys(keys: SealingKey | Iterable[SealingKey]) -> tuple[SealingKey, ...]:
@@ -325,6 +323,7 @@ def _sealing_keys(keys: SealingKey | Iterable[SealingKey]) -> tuple[SealingKey, 
             message = f"cannot seal to a {type(key).__name__}"
             hint = "an EncryptionKey, a Passphrase or a PublicKey; of a PrivateKey, its public_key"
             raise ConfigurationError(message, kind="bad_recipient", hint=hint)
+    listed = list(dict.fromkeys(listed))
     passphrases = sum(isinstance(key, Passphrase) for key in listed)
     if len(listed) > MAX_SLOTS or passphrases > MAX_PASSPHRASE_SLOTS:
         message = f"{len(listed)} keys, {passphrases} of them passphrases, are too many for one file"
@@ -340,7 +339,7 @@ def _opening_keys(keys: OpeningKey | Iterable[OpeningKey]) -> tuple[OpeningKey, 
             message = f"cannot open with a {type(key).__name__}"
             hint = "an EncryptionKey, a Passphrase or a PrivateKey"
             raise ConfigurationError(message, kind="bad_recipient", hint=hint)
-    return tuple(listed)
+    return tuple(dict.fromkeys(listed))
 
 
 def _exponent(chunk_bytes: int) -> int:

@@ -28,6 +28,8 @@ class Ktb2Reader:
     """
 
     def __init__(self, read_range: ReadRange, size_bytes: int, unwrap: Callable[[Header], FileKey]) -> None:
+        if size_bytes < 0:
+            raise ConfigurationError(f"no file has {size_bytes} bytes", kind="bad_range")
         self._read_range = read_range
         self._stored_bytes = size_bytes
         head = self._fetch(0, min(size_bytes, _HEAD_BYTES))

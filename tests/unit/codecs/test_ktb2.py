@@ -141,7 +141,7 @@ def test_sealing_gives_the_bytes_of_the_page(monkeypatch: pytest.MonkeyPatch) ->
     assert sealed == file.seal(text)
 
 
-@pytest.mark.parametrize("size", [0, 1, C - 1, C, C + 1, 3 * C, 3 * C + 17])
+@pytest.mark.parametrize("size", [0, 1, C - 1, C, C + 1, 3 * C, 3 * C + 17, 300 * C])
 def test_a_reader_written_from_the_page_opens_our_files(size: int) -> None:
     text = bytes(i % 251 for i in range(size))
     sealed = seal(text, KEY, CURVE, HYBRID)
@@ -397,6 +397,23 @@ def test_symmetric_keys_open_what_they_seal_unless_said_otherwise() -> None:
         list(closed.open(lambda: closed.seal([b"text"])))
 
 
+@pytest.mark.parametrize(
+    ("sealed_to", "at_hand", "hint"),
+    [
+        (WORDS, Passphrase(text="other"), "another passphrase"),
+        (KEY, WORDS, "use another key"),
+        (WORDS, KEY, "use another key"),
+        (CURVE, (KEY, WORDS), "use another key"),
+        (KEY, (), "pass open_with="),
+    ],
+)
+def test_what_to_try_next_fits_what_the_file_opens_with(sealed_to: OpeningKey, at_hand: OpeningKey, hint: str) -> None:
+    sealed = seal(b"text", sealed_to)
+    with pytest.raises(NoMatchingKeyError) as caught:
+        list(Ktb2Codec(open_with=at_hand).open(lambda: iter([sealed])))
+    assert hint in caught.value.hint
+
+
 def test_nobody_to_seal_to_is_said_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Ktb2Codec(open_with=KEY).seal([])
@@ -412,6 +429,10 @@ def test_nobody_to_seal_to_is_said_at_once() -> None:
         {"open_with": [KEY, b"raw"]},
         {"seal_to": [EncryptionKey(raw=bytes([i]) * 32) for i in range(65)]},
         {"seal_to": [Passphrase(text=f"words {i}") for i in range(5)]},
+        {"seal_to": None},
+        {"seal_to": 5},
+        {"open_with": 5},
+        {"open_with": [bytearray(32)]},
     ],
 )
 def test_keys_of_the_wrong_half_and_too_many_are_refused(options: dict[str, SealingKey]) -> None:

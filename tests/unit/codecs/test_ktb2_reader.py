@@ -188,6 +188,14 @@ def test_negative_ranges_are_refused(start: int, length: int) -> None:
     assert caught.value.kind == "bad_range"
 
 
+def test_a_negative_size_is_refused_before_anything_is_read() -> None:
+    store = Store(seal(TEXT))
+    with pytest.raises(ConfigurationError) as caught:
+        CODEC.reader(store.read, -1)
+    assert caught.value.kind == "bad_range"
+    assert store.asked == []
+
+
 # Samples
 
 

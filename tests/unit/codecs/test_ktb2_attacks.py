@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
 from ktb2_mini import HYBRID, X25519, File, hkdf
 
 from knowtation_backup.codecs import _slots
+from knowtation_backup.codecs._ktb2_header import FileKey, parse_header
+from knowtation_backup.codecs._ktb2_payload import Payload
 from knowtation_backup.codecs.keys import EncryptionKey, Passphrase, PrivateKey
 from knowtation_backup.codecs.ktb2 import Argon2Parameters, Ktb2Codec, OpeningKey, rewrap
 from knowtation_backup.errors import (
@@ -300,6 +302,63 @@ def _odd(changes: dict[str, object]) -> bytes:
     return honest(**changes).header() + bytes(100)
 
 
+@pytest.mark.parametrize(("slots", "expected"), [(64, None), (65, BAD_HEADER)])
+def test_a_header_has_64_slots_at_most(slots: int, expected: Refusal | None) -> None:
+    file = honest()
+    for _ in range(slots - 1):
+        file.add_unknown(99, b"")
+    released, error = attempt(file.seal(b"text"))
+    assert (released, error and outcome(error)) == (b"" if expected else b"text", expected)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(256 * 1024, None), (256 * 1024 + 1, BAD_HEADER)])
+def test_slots_have_256_kib_at_most(size: int, expected: Refusal | None) -> None:
+    file = honest()
+    for body in (65_505, 65_505, 65_505, size - 108 - 3 * 65_509 - 4):
+        file.add_unknown(99, bytes(body))
+    data = file.seal(b"text")
+    assert int.from_bytes(data[24:28], "big") == size
+    released, error = attempt(data)
+    assert (released, error and outcome(error)) == (b"" if expected else b"text", expected)
+
+
+def test_a_size_of_slots_beyond_all_bounds_is_refused_before_they_are_read() -> None:
+    preamble = honest().header()[:24] + b"\xff" * 4 + bytes(4)
+    taken: list[bytes] = []
+
+    def read() -> Iterator[bytes]:
+        for piece in (preamble, *[bytes(4096)] * 100):
+            taken.append(piece)
+            yield piece
+
+    with pytest.raises(TamperedError) as caught:
+        list(Ktb2Codec(open_with=KEY).open(read))
+    assert outcome(caught.value) == BAD_HEADER
+    assert taken == [preamble]
+
+
+@pytest.mark.parametrize("position", [4 + 28, 4 + 28 + 15, 4 + 28 + 16, 4 + 28 + 31])
+def test_all_of_a_commitment_is_compared(position: int) -> None:
+    preamble, slots, mac, chunks = parts(seal(b"text", WORDS))
+    changed = bytearray(slots[0])
+    changed[position] ^= 1
+    assert outcome(attempt(joined(preamble, [bytes(changed)], mac, chunks), WORDS)[1]) == NO_KEY
+
+
+@pytest.mark.parametrize("number", [256, 65_536, 2**24, 2**32 - 1])
+def test_numbers_of_chunks_never_come_round(number: int) -> None:
+    """A chunk of a number that has two bytes or more is no other chunk, at its own place or elsewhere."""
+    file = honest()
+    header = parse_header(file.header())
+    payload = Payload(header, FileKey(file.file_key))
+    stored = memoryview(file.chunk(number, b"text", last=True))
+    assert payload.open_one(number, stored, last=True) == b"text"
+    for other in (0, number % 256, number % 65_536, number - 1):
+        if other != number:
+            with pytest.raises(TamperedError):
+                payload.open_one(other, stored, last=True)
+
+
 def test_slots_of_a_later_release_are_passed_over_but_authenticated() -> None:
     file = honest()
     file.add_unknown(200, b"something new")
@@ -405,8 +464,19 @@ def test_downgraded_and_exhausting_passphrase_slots_are_refused_unopened(
 
 @pytest.mark.usefixtures("no_argon2")
 def test_more_passphrase_slots_than_anybody_writes_are_not_tried() -> None:
-    _, error = attempt(with_costs(64 * 1024, 3, 4, slots=5), WORDS)
+    data = with_costs(64 * 1024, 3, 4, slots=5)
+    _, error = attempt(data, WORDS)
     assert outcome(error) == (DecryptionError, "excessive_parameters")
+    # They are no obstacle for who has no passphrase.
+    assert attempt(data, KEY) == (b"text", None)
+    assert outcome(attempt(data, CURVE)[1]) == NO_KEY
+
+
+@pytest.mark.usefixtures("quick_argon2")
+def test_as_many_passphrases_as_may_be_written_are_tried() -> None:
+    words = [Passphrase(text=f"words {number}") for number in range(4)]
+    data = seal(b"text", *words)
+    assert [attempt(data, one) for one in words] == [(b"text", None)] * 4
 
 
 def test_parameters_downgraded_in_a_stored_file_are_refused() -> None:

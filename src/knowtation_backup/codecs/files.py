@@ -51,7 +51,7 @@ def decrypt_file(
     with contextlib.ExitStack() as stack:
         with _translated(doing):
             if goal.exists():
-                raise FileExistsError(f"{goal} exists")
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             directory_fd = open_directory(goal.parent)
             stack.callback(os.close, directory_fd)
             file = stack.enter_context(NewFile(directory_fd, goal.name))

@@ -35,16 +35,33 @@ def bucket(server: S3Server) -> str:
 @pytest.fixture(scope="session")
 def filesystem(server: S3Server) -> Iterator[S3FileSystem]:
     """One session for all tests that need no way of their own, since making one is slow."""
-    settings = client_settings(S3Options(), server.storage_options())
+    yield from _filesystem(server.storage_options())
+
+
+@pytest.fixture(scope="session")
+def shared_proxy(server: S3Server) -> Iterator[TcpProxy]:
+    with TcpProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def proxied_filesystem(server: S3Server, shared_proxy: TcpProxy) -> Iterator[S3FileSystem]:
+    yield from _filesystem(server.storage_options(endpoint_url=shared_proxy.url))
+
+
+def _filesystem(options: dict[str, Any]) -> Iterator[S3FileSystem]:
+    settings = client_settings(S3Options(), options)
     filesystem = S3FileSystem(**settings, skip_instance_cache=True, use_listings_cache=False)
     yield filesystem
-    S3FileSystem.close_session(filesystem.loop, filesystem._s3creator)
+    if filesystem._s3 is not None:
+        S3FileSystem.close_session(filesystem.loop, filesystem._s3creator)
 
 
 @pytest.fixture
-def proxy(server: S3Server) -> Iterator[TcpProxy]:
-    with TcpProxy(server.port) as proxy:
-        yield proxy
+def proxy(shared_proxy: TcpProxy) -> Iterator[TcpProxy]:
+    shared_proxy.heads.clear()
+    yield shared_proxy
+    shared_proxy.rules = []
 
 
 @pytest.fixture
@@ -53,7 +70,9 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def make_sink(server: S3Server, bucket: str, filesystem: S3FileSystem, prefix: str) -> Iterator[MakeSink]:
+def make_sink(
+    server: S3Server, bucket: str, filesystem: S3FileSystem, proxied_filesystem: S3FileSystem, prefix: str
+) -> Iterator[MakeSink]:
     """Make sinks with a prefix of their own, which are closed at the end and never sleep."""
     made: list[FsspecSink] = []
 
@@ -67,8 +86,8 @@ def make_sink(server: S3Server, bucket: str, filesystem: S3FileSystem, prefix: s
         **options: Any,
     ) -> FsspecSink:
         facts = {"s3": S3Options(**{"conditional": True, **options}), "sleep": lambda _: None, **(keywords or {})}
-        if who is None and through is None and storage_options is None:
-            return FsspecSink(filesystem, place, **facts)
+        if who is None and storage_options is None:
+            return FsspecSink(proxied_filesystem if through else filesystem, place, **facts)
         address = {"endpoint_url": through.url} if through else {}
         settings = {**server.storage_options(who), **address, **(storage_options or {})}
         sink = FsspecSink(f"s3://{place}", storage_options=settings, **facts)

@@ -172,7 +172,7 @@ def _argon2id(password: bytes, salt: bytes, memory_kib: int, iterations: int, la
         function = Argon2id(salt=salt, length=_SECRET_BYTES, iterations=iterations, lanes=lanes, memory_cost=memory_kib)
         return function.derive(password)
     except MemoryError:
-        # Raised outside, so that no error is chained to a frame that holds the password.
+        # Raised outside, so that no library's error is chained to it.
         message = f"there is no memory for the {memory_kib} KiB that this passphrase's parameters ask for"
         refusal: BackupError = DecryptionError(
             message, kind="excessive_parameters", hint="use a machine with more memory"

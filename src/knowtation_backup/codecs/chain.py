@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, NoMatchingKeyError, UnsupportedFormatEr
 from ..model.manifest import CodecSpec
 from .compression import compression_for
 
-__all__ = ["CodecChain", "opener"]
+__all__ = ["CodecChain", "opener", "seals"]
 
 _MOST_CODECS = 8
 """Chains are one or two codecs long; each takes memory, and a place on the stack."""
@@ -79,6 +79,11 @@ def _flat(codecs: Iterable[Codec]) -> Iterator[Codec]:
             yield from codec.codecs
         else:
             yield codec
+
+
+def seals(codec: Codec | None) -> bool:
+    """Return whether what *codec* yields was authenticated by it; compression alone vouches for nothing."""
+    return any(isinstance(part, EncryptionCodec) for part in _flat([codec] if codec else []))
 
 
 def opener(specs: Sequence[CodecSpec], keys: Codec | None, *, what: str) -> Codec | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator
 
-from ..codecs.chain import opener
-from ..contracts import ArchiveSink, Codec
+from ..codecs.chain import opener, seals
+from ..contracts import ArchiveSink, Codec, ReadBlob
 from ..errors import (
     BackupError,
     BlobNotFoundError,
@@ -128,13 +128,11 @@ def open_blob(sink: ArchiveSink, ref: BlobRef, codec: Codec | None, *, unchecked
     """
     passes = _Passes(sink, ref)
     try:
-        if codec is None and unchecked:
-            yield from passes()
-        elif codec is None:
+        read: ReadBlob = passes
+        if not (unchecked or seals(codec)):  # nothing else vouches for the bytes before they are yielded
             passes.finish_first()
-            yield from passes.check_again()
-        else:
-            yield from codec.open(passes)
+            read = passes.check_again
+        yield from codec.open(read) if codec else read()
     except (UnsupportedFormatError, IntegrityError, DecryptionError) as error:
         # Say what is wrong with the stored bytes, if something is, rather than what opening made of them.
         try:

@@ -77,6 +77,8 @@ class FsspecSink(ArchiveSink):
                     settings = sftp_settings(settings)
                 with sftp_connecting(text):
                     filesystem, root = url_to_fs(text, **settings)
+            except ConfigurationError:
+                raise  # ours already, and a ValueError only by inheritance
             except (ValueError, ImportError, TypeError) as error:
                 protocol = text.partition("://")[0]
                 message = f"no file system for {protocol}:// can be made: {type(error).__name__}"

@@ -15,6 +15,7 @@ from knowtation_backup.errors import (
     BackupError,
     BlobExistsError,
     BlobNotFoundError,
+    ConfigurationError,
     SinkError,
     SinkFullError,
     SinkPermissionError,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from knowtation_backup.codecs.compression import Compression
 from knowtation_backup.codecs.keys import EncryptionKey
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
 from knowtation_backup.contracts import EncryptionCodec
@@ -186,3 +187,13 @@ def test_of_a_blob_that_is_too_long_only_one_byte_too_many_is_read() -> None:
     with pytest.raises(DigestMismatchError, match="more than the"):
         b"".join(read(sink, ref.key))
     assert sizes[1:] == [ref.size_bytes + 1]
+
+
+def test_what_is_only_compressed_is_checked_before_the_first_byte() -> None:
+    sink = MemorySink()
+    codec = Compression("gzip")
+    ref = backup(FakeSource(payload=tuple(bytes([i]) * 100_000 for i in range(50))), sink, codec).manifest.artifact
+    data, info = sink._blobs[ref.key]
+    sink._blobs[ref.key] = (data[:-5] + bytes(5), info)  # the checksum at the end
+    with pytest.raises(DigestMismatchError):
+        next(read(sink, ref.key))

@@ -60,6 +60,7 @@ _KDF: Final = "pbkdf2-sha256"
 _SALT_BYTES: Final = 16
 _IV_BYTES: Final = 12
 _TAG_BYTES: Final = 16
+_MAX_MEMBERS: Final = 64  # eight are written
 _ENVELOPE_BYTES: Final = 64 << 10  # everything but the ciphertext; written ones have some 200 bytes
 _BASE64_PIECE: Final = PIECE_BYTES // 3 * 4
 
@@ -244,6 +245,8 @@ def _members(text: bytearray) -> tuple[dict[str, memoryview], dict[str, int]]:
         name = member[1].decode()
         if name in texts or name in numbers:
             raise _malformed(f"{name!r} comes twice")
+        if len(texts) + len(numbers) == _MAX_MEMBERS:
+            raise _malformed(f"it has more than {_MAX_MEMBERS} members")
         if member[3] is not None:
             numbers[name] = int(member[3])
         else:

@@ -212,6 +212,24 @@ def test_hostile_texts_are_errors(hostile: bytes) -> None:
         open_bytes(hostile)
 
 
+def test_a_text_of_many_members_costs_no_memory() -> None:
+    text = b'{"version":"enc-v1",' + b",".join(b'"%x":1' % number for number in range(200_000)) + b"}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="more than 64 members"):
+            open_bytes(text)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_of_newer_writers_are_passed_over() -> None:
+    known = json.loads(quickly_sealed(b"text"))
+    assert open_bytes(json.dumps(known | {f"new-{number}": "x" for number in range(56)}).encode()) == b"text"
+    with pytest.raises(IntegrityError, match="more than 64 members"):
+        open_bytes(json.dumps(known | {f"new-{number}": "x" for number in range(57)}).encode())
+
+
 @settings(max_examples=200)
 @given(data=st.binary(max_size=200), insert=st.integers(0, 300), genuine=st.booleans())
 def test_arbitrary_bytes_open_or_are_errors(data: bytes, insert: int, *, genuine: bool) -> None:

@@ -78,14 +78,17 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Return *tags* sorted and without repetition.
 
     Raises:
-        ConfigurationError: A tag is not 1 to 64 letters, digits, ``_``, ``.``, ``:``, ``+`` or ``-``.
+        ConfigurationError: A tag is not 1 to 64 letters, digits, ``_``, ``.``, ``:``, ``+`` or ``-``, or there is one
+            text instead of several.
     """
-    found = tuple(sorted(set(tags)))
-    for tag in found:
-        if not _TAG.fullmatch(tag):
+    if isinstance(tags, str):  # whose letters would be taken for tags
+        raise ConfigurationError(f"the one text {tags!r:.80} is no list of tags", kind="bad_tag", hint="pass a list")
+    given = list(tags)
+    for tag in given:
+        if not isinstance(tag, str) or not _TAG.fullmatch(tag):
             hint = "use 1 to 64 letters, digits, '_', '.', ':', '+' or '-'"
             raise ConfigurationError(f"{tag!r:.80} is not a tag", kind="bad_tag", hint=hint)
-    return found
+    return tuple(sorted(set(given)))
 
 
 @attrs.frozen(kw_only=True)
@@ -158,6 +161,8 @@ class Manifest:
         try:
             check_nesting(data)
             value = json.loads(data)
+            if b"\\u" in data:
+                json.dumps(value, ensure_ascii=False).encode()  # half a character can be escaped, but not written again
             if value["format"] != MANIFEST_FORMAT:
                 raise _damaged(f"its format is {value['format']!r:.80}")
             if value["format_version"] != MANIFEST_VERSION:

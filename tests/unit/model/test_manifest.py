@@ -115,6 +115,24 @@ def test_a_manifest_written_before_a_codec_could_have_several_keys_reads_the_sam
     assert read.tags == ()
 
 
+@pytest.mark.parametrize("field", ["source_id", "kind", "a field of a newer writer"])
+def test_a_manifest_that_could_not_be_written_again_is_damaged(field: str) -> None:
+    value = json.loads(MANIFEST.to_bytes()) | {field: "half a character: \ud800"}
+    with pytest.raises(ManifestError, match="UnicodeEncodeError"):
+        Manifest.from_bytes(json.dumps(value).encode())
+    value[field] = "a whole one: \U0001f600"
+    assert b"\\ud83d\\ude00" in json.dumps(value).encode()
+    assert "\U0001f600".encode() in Manifest.from_bytes(json.dumps(value).encode()).to_bytes()
+
+
+def test_one_text_is_no_list_of_tags() -> None:
+    with pytest.raises(ConfigurationError, match="'pre-upgrade' is no list of tags") as caught:
+        check_tags("pre-upgrade")
+    assert (caught.value.kind, caught.value.hint) == ("bad_tag", "pass a list")
+    with pytest.raises(ConfigurationError, match="is not a tag"):
+        check_tags([["a"]])  # type: ignore[list-item] # the point
+
+
 def test_tags_are_sorted_once_and_checked() -> None:
     assert check_tags(["pre-upgrade", "a", "a"]) == ("a", "pre-upgrade")
     for bad in ("", "a b", "ä", "x" * 65, "a/b"):

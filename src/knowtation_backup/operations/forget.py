@@ -84,7 +84,7 @@ def plan_delete(  # noqa: PLR0913 - the last three have defaults
         archive_ids: Ids, or what `find_archive` takes for one.
         now: The present moment.
         trash_grace: As for `plan_forget`. With 0, archives that are in the trash may be named too.
-        last_too: Whether the last complete archive of a series may go.
+        last_too: Whether the last complete archive of a series may go, or the last that is not known to be bad.
         signatures: Whose archives count.
 
     Raises:
@@ -195,7 +195,8 @@ def check_safe(plan: ForgetPlan) -> None:
 
     Raises:
         ConfigurationError: It would forget files of other tools, a pinned archive, or, without `ForgetPlan.last_too`,
-            the last complete archive of a series.
+            the last complete archive of a series, or the last that nothing speaks against: neither a verification nor
+            a quarantine.
     """
     foreign = [info.archive_id for info in plan.forgotten if not info.managed]
     if foreign:
@@ -207,8 +208,9 @@ def check_safe(plan: ForgetPlan) -> None:
         hint = "unpin it first, if it is to go"
         raise ConfigurationError(f"the plan removes pinned archives: {shown}", kind="archive_pinned", hint=hint)
     lost = complete_series(plan.forgotten) - complete_series(plan.kept)
+    lost |= good_series(plan.forgotten) - good_series(plan.kept)
     if lost and not plan.last_too:
-        message = f"the plan removes every complete archive of {', '.join(sorted(lost))}"
+        message = f"the plan removes every complete archive of {', '.join(sorted(lost))} that can be relied on"
         hint = "use a policy that keeps at least one, or name the archives and ask for the last too"
         raise ConfigurationError(message, kind="unsafe_plan", hint=hint)
 
@@ -216,6 +218,13 @@ def check_safe(plan: ForgetPlan) -> None:
 def complete_series(archives: Iterable[ArchiveInfo]) -> set[str]:
     """Return the series of which there is a complete archive of ours."""
     return {info.series for info in archives if info.managed and info.state is ArchiveState.COMPLETE}
+
+
+def good_series(archives: Iterable[ArchiveInfo]) -> set[str]:
+    """Return those of which one neither failed verification nor is in quarantine."""
+    return complete_series(
+        info for info in archives if info.standing.failed_at is None and not info.standing.quarantined
+    )
 
 
 def _check_fresh(sink: ArchiveSink, plan: ForgetPlan, signatures: SignaturePolicy | None) -> None:

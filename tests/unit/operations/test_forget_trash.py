@@ -317,6 +317,17 @@ def test_pinned_foreign_and_last_archives_are_refused_by_name(sink: MemorySink, 
     assert sink.contents() == before
 
 
+@pytest.mark.parametrize("doubt", ["failed", "quarantined"])
+def test_what_is_known_to_be_bad_is_no_reason_to_let_the_last_good_one_go(sink: MemorySink, doubt: str) -> None:
+    good, bad = make(sink, 1), make(sink, 2)
+    put_mark(sink, bad, MarkVerb(doubt), clock=lambda: START)
+    with pytest.raises(ConfigurationError, match="that can be relied on") as caught:
+        plan_delete(sink, [good], now=NOW)
+    assert caught.value.kind == "unsafe_plan"
+    assert [info.archive_id for info in plan_delete(sink, [bad], now=NOW).forgotten] == [bad]
+    assert [info.archive_id for info in plan_delete(sink, [good], now=NOW, last_too=True).forgotten] == [good]
+
+
 @attrs.frozen
 class RemoveOld:
     """Somebody's policy that knows nothing of pins, quarantine and trash."""

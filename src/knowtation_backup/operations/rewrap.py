@@ -29,6 +29,7 @@ from ..errors import (
     BackupError,
     ConfigurationError,
     DigestMismatchError,
+    IntegrityError,
     InternalError,
     NoMatchingKeyError,
     UnsupportedFormatError,
@@ -151,7 +152,8 @@ def rewrap(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         UnsupportedFormatError: The archive is not sealed with KTB2 (``not_rewrappable``).
         NoMatchingKeyError: None of *open_with* opens it.
         BlobNotFoundError: There is no such archive.
-        IntegrityError: Stored bytes are not those that were written; there is no new archive.
+        IntegrityError: Stored bytes are not those that were written, or manifest and details contradict one another
+            (``manifest_contradicted``); there is no new archive.
         TamperedError: The sealed bytes were changed; there is no new archive.
         SinkError: Reading or storing failed; there is no new archive.
     """
@@ -326,7 +328,12 @@ def _compressions(manifest: Manifest) -> list[Codec]:
 def _put_details(writer: ArchiveWriter, previous: Manifest, key: str, keys: _Keys) -> Written:
     """Seal the details anew: they say which archive they belong to."""
     new_id = key.split("/")[1]
-    details = attrs.evolve(read_details(writer.sink, previous, keys.opener), artifact=new_id)
+    details = read_details(writer.sink, previous, keys.opener)
+    for finding in details.differences(previous):
+        # The new archive would agree with itself, and nobody could see it any more.
+        message = f"{previous.archive_id} contradicts itself: {finding.message}"
+        raise IntegrityError(message, kind=finding.code, hint="verify it", archive_id=previous.archive_id)
+    details = attrs.evolve(details, artifact=new_id)
     chain = CodecChain(*_compressions(previous), keys.sealer)
     return attrs.evolve(writer, codec=chain).put(key, [details.to_bytes()])
 

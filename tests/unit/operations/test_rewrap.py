@@ -439,6 +439,19 @@ def test_fields_of_a_newer_writer_are_kept() -> None:
     assert again.extra == {"newer": [1], "rewrapped_from": old}
 
 
+def test_an_archive_that_contradicts_itself_is_not_made_to_agree(sink: MemorySink) -> None:
+    old = stored(sink)
+    newer = old.replace("20260408", "20260409")  # somebody stores an old archive under a newer name
+    for key, data in sink.contents().items():
+        renamed = data.replace(old.encode(), newer.encode()) if key == manifest_key(old) else data
+        sink.put(key.replace(old, newer), [renamed])
+    before = sink.contents()
+    with pytest.raises(IntegrityError, match="contradicts itself: the manifest says") as caught:
+        without_carol(sink, newer)
+    assert caught.value.kind == "manifest_contradicted"
+    assert not [key for key in sink.contents().keys() - before.keys() if key.endswith("manifest.json")]
+
+
 def test_the_pipeline_offers_both_verbs(sink: MemorySink) -> None:
     pipeline = Pipeline(
         sink=sink,

@@ -83,7 +83,7 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(tags, str):  # whose letters would be taken for tags
         raise ConfigurationError(f"the one text {tags!r:.80} is no list of tags", kind="bad_tag", hint="pass a list")
-    given = list(tags)
+    given: list[Any] = list(tags)
     for tag in given:
         if not isinstance(tag, str) or not _TAG.fullmatch(tag):
             hint = "use 1 to 64 letters, digits, '_', '.', ':', '+' or '-'"

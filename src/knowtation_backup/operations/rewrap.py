@@ -332,7 +332,8 @@ def _put_details(writer: ArchiveWriter, previous: Manifest, key: str, keys: _Key
     for finding in details.differences(previous):
         # The new archive would agree with itself, and nobody could see it any more.
         message = f"{previous.archive_id} contradicts itself: {finding.message}"
-        raise IntegrityError(message, kind=finding.code, hint="verify it", archive_id=previous.archive_id)
+        hint = "verify it; use another copy"
+        raise IntegrityError(message, kind="manifest_contradicted", hint=hint, archive_id=previous.archive_id)
     details = attrs.evolve(details, artifact=new_id)
     chain = CodecChain(*_compressions(previous), keys.sealer)
     return attrs.evolve(writer, codec=chain).put(key, [details.to_bytes()])

@@ -172,6 +172,10 @@ class Upload:
     def _confirm(self) -> Mapping[str, Any]:
         """Look at what was written: ours, whole, and with the checksum the store was given."""
         found = self._client.retrying(self._head)
+        if found.get("Metadata", {}).get(TOKEN_NAME, self._token) != self._token:
+            # Some stores look and complete in two steps: of two writers in one instant, the later one replaces.
+            message = f"{self._doing} failed: another writer took the key in the same instant"
+            raise BlobExistsError(message, hint="let one writer write to one path: this store let both pass")
         size_bytes = int(found["ContentLength"])
         if size_bytes != self.size_bytes:
             message = f"{self._doing}: {size_bytes} bytes are there after {self.size_bytes} were written"

@@ -18,6 +18,10 @@ def frames(pieces: Iterable[bytes | memoryview], size_bytes: int) -> Iterator[tu
     filled = 0
     held = memoryview(b"")  # up to one frame that nothing is known to follow; empty whenever the buffer is not
     for piece in pieces:
+        if filled and (end := filled + len(piece)) <= size_bytes:  # nearly all of them, where they are small
+            buffer[filled:end] = piece
+            filled = end
+            continue
         if not piece:
             continue
         if len(held) == size_bytes:

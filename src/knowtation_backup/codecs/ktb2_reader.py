@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from .._engine.chunking import stopping
 from ..errors import ConfigurationError, TruncatedError
 from ._frames import frames
 from ._ktb2_header import PREAMBLE_BYTES, FileKey, Header, parse_header, parse_preamble
@@ -79,11 +80,12 @@ class Ktb2Reader:
         chunk_bytes = self._header.chunk_bytes
         first = min(start // chunk_bytes, self._count - 1)
         stop = min(-(-(start + length) // chunk_bytes), self._count)
-        for number, plain in enumerate(self._chunks(first, stop), first):
-            offset = number * chunk_bytes
-            part = plain[max(0, start - offset) : start + length - offset]
-            if part:
-                yield part
+        with stopping(self._chunks(first, stop)) as chunks:
+            for number, plain in enumerate(chunks, first):
+                offset = number * chunk_bytes
+                part = plain[max(0, start - offset) : start + length - offset]
+                if part:
+                    yield part
 
     def _chunks(self, first: int, stop: int) -> Iterator[bytes]:
         """Yield the plaintext of the chunks *first* to before *stop*, of which there is at least one."""
@@ -91,13 +93,14 @@ class Ktb2Reader:
         start = self._header.size_bytes + first * frame_bytes
         end = min(self._header.size_bytes + stop * frame_bytes, self._stored_bytes)
         got = 0
-        for number, (frame, _) in enumerate(frames(self._read_range(start, end - start), frame_bytes), first):
-            got += len(frame)
-            last = number == self._count - 1
-            expected = min(frame_bytes, end - (start + (number - first) * frame_bytes))
-            if number >= stop or len(frame) != expected:
-                raise self._other_size(start, end - start, got)
-            yield self._payload.open_one(number, frame, last=last)
+        with stopping(self._read_range(start, end - start)) as pieces:
+            for number, (frame, _) in enumerate(frames(pieces, frame_bytes), first):
+                got += len(frame)
+                last = number == self._count - 1
+                expected = min(frame_bytes, end - (start + (number - first) * frame_bytes))
+                if number >= stop or len(frame) != expected:
+                    raise self._other_size(start, end - start, got)
+                yield self._payload.open_one(number, frame, last=last)
         if got != end - start:
             raise self._other_size(start, end - start, got)
 

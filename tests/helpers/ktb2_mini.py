@@ -154,6 +154,11 @@ def _open_slot(slot_type: int, body: bytes, file_id: bytes, kind: str, secret: b
     return b""
 
 
+def unwrap_key(raw: bytes, file_id: bytes, body: bytes) -> bytes:
+    """Return the file key from the body of a slot for a symmetric key."""
+    return _unwrap(raw, file_id, b"slot key", body[8:])
+
+
 def _unwrap(secret: bytes, file_id: bytes, label: bytes, stored: bytes) -> bytes:
     salt, commitment, wrapped = stored[:16], stored[16:48], stored[48:]
     derived = hkdf(secret, file_id + salt, CONTEXT + label, 64)

@@ -194,6 +194,58 @@ def test_opening_needs_one_pass_and_ends_the_read_when_stopped() -> None:
     assert calls == ["begun", "ended"] * 2
 
 
+class Source:
+    """A stream that is no generator, so that it ends only when it is told to."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = iter(cut(data, 3000))
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_every_source_is_told_when_no_more_is_wanted(stop_early: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    sealed = seal(bytes(5 * C))
+    codec = Ktb2Codec(seal_to=KEY, chunk_bytes=C)
+    size = len(sealed)
+    uses: list[Callable[[Source], Iterator[bytes]]] = [
+        lambda source: codec.open(lambda: source),
+        lambda source: rewrap(lambda: source, open_with=KEY, seal_to=WORDS, kdf=FLOOR),
+        lambda source: codec.reader(_ranges(sealed, source), size).read(0, 5 * C),
+    ]
+    for use in uses:
+        source = Source(sealed if use is not uses[2] else payload_of(sealed))
+        stream = use(source)
+        next(stream)
+        assert not source.closed
+        if stop_early:
+            stream.close()  # type: ignore[attr-defined]
+        else:
+            list(stream)
+        assert source.closed
+    plain = Source(bytes(5 * C))
+    sealing = codec.seal(plain)
+    next(sealing)
+    next(sealing)
+    sealing.close()  # type: ignore[attr-defined]
+    assert plain.closed
+    header_only = Source(sealed)
+    describe(lambda: header_only)
+    assert header_only.closed
+
+
+def _ranges(sealed: bytes, rest: Source) -> Callable[[int, int], Iterator[bytes]]:
+    return lambda start, size: rest if start else iter([sealed[:size]])
+
+
 def test_a_chunk_is_released_as_soon_as_what_follows_it_has_begun() -> None:
     sealed = seal(bytes(3 * C))
     header = len(sealed) - len(payload_of(sealed))
@@ -236,6 +288,16 @@ def test_both_ways_need_the_same_memory_for_any_size() -> None:
     odd = memoryview(piece)[: MIB - 13]
     assert peak(lambda: codec.seal(bytes(odd) for _ in range(48))) < 3 * MIB
     assert peak(lambda: codec.open(lambda: codec.seal(piece for _ in range(48)))) < 6 * DEFAULT_CHUNK_BYTES
+
+
+def test_one_codec_takes_a_fresh_file_key_for_every_file() -> None:
+    codec = Ktb2Codec(seal_to=KEY, chunk_bytes=C)
+    file_keys = set()
+    for _ in range(20):
+        data = b"".join(codec.seal([b"same"]))
+        file_keys.add(ktb2_mini.unwrap_key(KEY.raw, data[8:24], data[36:140]))
+    assert len(file_keys) == 20
+    assert {len(file_key) for file_key in file_keys} == {32}
 
 
 def test_no_two_files_share_a_key_an_id_or_a_slot() -> None:
@@ -310,6 +372,14 @@ def test_rewrapping_needs_a_key_that_opens_and_one_that_will() -> None:
     assert caught.value.kind == "no_recipient"
     with pytest.raises(TruncatedError):
         list(rewrap(lambda: iter([sealed[:-1], b""][1:]), open_with=KEY, seal_to=KEY))
+
+
+def test_rewrapping_records_the_costs_it_was_told() -> None:
+    sealed = seal(b"text")
+    costs = Argon2Parameters(memory_kib=20 * 1024, iterations=3, lanes=2)
+    new = b"".join(rewrap(lambda: iter([sealed]), open_with=KEY, seal_to=WORDS, kdf=costs))
+    assert describe(lambda: iter([new])).slots[0].argon2 == (20 * 1024, 3, 2)
+    assert open_bytes(new, WORDS) == b"text"
 
 
 def test_describe_needs_no_key_and_only_the_header() -> None:

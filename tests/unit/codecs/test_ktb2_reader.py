@@ -155,6 +155,23 @@ def test_a_store_that_gives_less_than_it_says_is_found_out(missing: int) -> None
         b"".join(CODEC.open_range(Store(data[:-missing]).read, len(data), start=0, length=len(TEXT)))
 
 
+@pytest.mark.parametrize(("start", "length"), [(0, len(TEXT)), (0, 5 * C), (2 * C, 2 * C), (2 * C, 9 * C)])
+def test_a_store_that_stops_between_chunks_is_found_out(start: int, length: int) -> None:
+    data = seal(TEXT)
+    released: list[bytes] = []
+    with pytest.raises(TruncatedError, match="the store gave"):
+        released.extend(CODEC.open_range(Store(data[: HEADER + 3 * FRAME]).read, len(data), start=start, length=length))
+    assert b"".join(released) == TEXT[start : 3 * C]
+
+
+def test_a_store_that_gives_nothing_is_found_out() -> None:
+    data = seal(TEXT)
+    reader = CODEC.reader(lambda start, size: iter([data[:size]] if start == 0 else []), len(data))
+    for use in (lambda: list(reader.read(C, 10)), reader.verify):
+        with pytest.raises(TruncatedError):
+            use()
+
+
 def test_a_store_that_gives_more_than_was_asked_is_found_out() -> None:
     data = seal(TEXT)
 

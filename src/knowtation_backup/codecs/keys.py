@@ -7,7 +7,7 @@ pairs of which the writing host needs only the public half (`PublicKey`, `Privat
 A pair is X25519, or the hybrid of ML-KEM-768 and X25519 known as X-Wing (HPKE KEM 0x647a), which stays closed unless
 *both* parts are broken. Text forms carry a checksum, so that a mistyped recipient is found before anything is sealed
 to it: ``kb-public-<kind>:`` or ``kb-private-<kind>:``, then base64url without padding of the raw bytes and the first
-four bytes of SHA-256 over a context, everything up to the colon, and the raw bytes.
+four bytes of SHA-256 over a context, everything up to and with the colon, and the raw bytes.
 """
 
 from __future__ import annotations

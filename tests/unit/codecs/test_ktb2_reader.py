@@ -164,6 +164,15 @@ def test_a_store_that_stops_between_chunks_is_found_out(start: int, length: int)
     assert b"".join(released) == TEXT[start : 3 * C]
 
 
+@pytest.mark.parametrize("more", [-10_000, -1, 1])
+def test_a_store_that_gives_another_header_than_was_asked_is_found_out(more: int) -> None:
+    data = seal(TEXT)
+    for asked in (len(data), 100):
+        reads: ReadRange = lambda start, size: iter([data[start : max(start, start + size + more)]])  # noqa: E731
+        with pytest.raises(TruncatedError, match="the store gave"):
+            CODEC.reader(reads, asked)
+
+
 def test_a_store_that_gives_nothing_is_found_out() -> None:
     data = seal(TEXT)
     reader = CODEC.reader(lambda start, size: iter([data[:size]] if start == 0 else []), len(data))

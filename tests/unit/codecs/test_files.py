@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
+from typing_extensions import Buffer
 
 from knowtation_backup.codecs.encv1 import EncV1Codec
 from knowtation_backup.codecs.files import decrypt_file, decrypt_to_stream
@@ -16,8 +18,10 @@ from knowtation_backup.codecs.ktb2 import Argon2Parameters, Ktb2Codec
 from knowtation_backup.contracts import EncryptionCodec
 from knowtation_backup.errors import (
     BackupError,
+    BlobExistsError,
     ConfigurationError,
     NoMatchingKeyError,
+    SinkUnavailableError,
     TamperedError,
     TruncatedError,
     UnsupportedFormatError,
@@ -95,6 +99,38 @@ def test_an_export_that_was_never_sealed_is_not_taken_for_a_missing_passphrase(t
         with pytest.raises(UnsupportedFormatError, match="begins like JSON") as caught:
             decrypt_file(tmp_path / "a.json", tmp_path / "a", keys)
         assert caught.value.kind == "bad_magic"
+
+
+def test_a_target_that_exists_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"precious")
+    with pytest.raises(BlobExistsError):
+        decrypt_file(tmp_path / "absent", tmp_path / "a", KEY)
+    (tmp_path / "b").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BlobExistsError):
+        decrypt_file(sealed(KTB2, tmp_path / "a.ktb2"), tmp_path / "b", KEY)
+    assert not (tmp_path / "nowhere").exists()
+
+
+class _Full(io.RawIOBase):
+    """A stream that does not block and takes nothing."""
+
+    def write(self, data: Buffer, /) -> int | None:
+        del data
+        return None  # as the documentation of RawIOBase says
+
+
+def test_a_stream_that_takes_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+    source = sealed(KTB2, tmp_path / "a.ktb2")
+    with pytest.raises(SinkUnavailableError, match="takes no more"):
+        decrypt_to_stream(source, cast("BinaryIO", _Full()), KEY)
+
+
+def test_a_stream_is_flushed_and_left_open(tmp_path: Path) -> None:
+    source = sealed(KTB2, tmp_path / "a.ktb2")
+    with (tmp_path / "a").open("wb", buffering=1 << 20) as stream:
+        decrypt_to_stream(source, stream, KEY)
+        assert (tmp_path / "a").read_bytes() == TEXT
+        stream.write(b"more")
 
 
 def test_what_opens_nothing_is_refused_before_the_file_is_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import ktb2_vectors
 import pytest
 
 from knowtation_backup.codecs import _ktb2_payload
+from knowtation_backup.codecs._ktb2_header import FileKey
 from knowtation_backup.codecs.chain import opener
 from knowtation_backup.codecs.keys import EncryptionKey, Passphrase, PrivateKey, PublicKey
 from knowtation_backup.codecs.ktb2 import (
@@ -562,4 +563,7 @@ def test_secrets_are_in_no_repr() -> None:
         assert secret.hex() not in repr(codec)
         assert repr(secret) not in repr(codec)
     assert "horse" not in repr(codec)
+    file_key = FileKey(KEY.raw)
+    assert KEY.raw.hex() not in repr(file_key)
+    assert repr(KEY.raw) not in repr([file_key])
     assert CURVE.key_id in repr(codec)

@@ -81,13 +81,24 @@ class StoreView:
         foreign = ForeignName.parse(archive_id)
         if foreign is not None and archive_id in self.found and all(MarkName.parse(info.key) for info in side):
             return self._foreign(archive_id, foreign)
-        if side_key(archive_id, STARTED_NAME) not in self.found:
-            if archive_id in self.found:
-                # No marker, so we did not write the artifact: what lies beside it must not get it removed.
-                return attrs.evolve(self._without_manifest(archive_id), managed=False)
-            if foreign is None and ArtifactName.parse(archive_id) is None:
-                return None
-        return self._without_manifest(archive_id)
+        named = foreign is not None or ArtifactName.parse(archive_id) is not None
+        if not named and archive_id not in self.found and side_key(archive_id, STARTED_NAME) not in self.found:
+            return None
+        return attrs.evolve(self._without_manifest(archive_id), managed=self._is_ours(archive_id))
+
+    def _is_ours(self, archive_id: str) -> bool:
+        """
+        Whether we wrote the artifact, if there is one: then our marker was there first.
+
+        Else what lies beside it must not get it removed: whoever may create blobs can put a marker, or a manifest that
+        does not read, beside any file. Where the store knows no times, a marker must do.
+        """
+        artifact, marker = self.found.get(archive_id), self.found.get(side_key(archive_id, STARTED_NAME))
+        if artifact is None or marker is None:
+            return artifact is None
+        if artifact.modified_at is None or marker.modified_at is None:
+            return True
+        return marker.modified_at <= artifact.modified_at
 
     def _blobs(self, archive_id: str) -> list[BlobInfo]:
         """
@@ -141,7 +152,8 @@ class StoreView:
             if not known:
                 return None  # nothing but its place speaks for an archive of ours
             marker = self._marker(archive_id)
-            return self._archive(archive_id, ArchiveState.DAMAGED, kind=marker.kind, source_id=marker.source_id)
+            damaged = self._archive(archive_id, ArchiveState.DAMAGED, kind=marker.kind, source_id=marker.source_id)
+            return attrs.evolve(damaged, managed=self._is_ours(archive_id))
         if not self._all_there(manifest):
             state = ArchiveState.DAMAGED
         else:

@@ -10,21 +10,26 @@ import pytest
 
 from knowtation_backup.codecs.keys import EncryptionKey
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
+from knowtation_backup.codecs.signing import SigningKey
 from knowtation_backup.errors import (
     BlobNotFoundError,
     ConfigurationError,
     SinkPermissionError,
     SinkUnavailableError,
 )
+from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.model.manifest import manifest_key
 from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.plans import ArchiveInfo, ArchiveState
 from knowtation_backup.model.reports import jsonable
 from knowtation_backup.model.selection import ArchiveFilter
+from knowtation_backup.model.signatures import SignaturePolicy
 from knowtation_backup.operations import marks
+from knowtation_backup.operations.adopt import AdoptOptions, adopt
 from knowtation_backup.operations.backup import BackupOptions, backup
 from knowtation_backup.operations.catalog import find_archive, list_archives, resolve_archive, resolve_file
 from knowtation_backup.operations.marks import put_mark
+from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
 from knowtation_backup.testing.sources import FakeSource
@@ -276,6 +281,47 @@ def test_an_artifact_without_our_marker_is_never_ours_to_remove(name: str) -> No
     sink.put(f"side/{key}/{name}", [b"of an adoption that was interrupted"])
     (info,) = list_archives(sink)
     assert (info.managed, info.state) == (False, ArchiveState.UNFINISHED)
+
+
+@pytest.mark.parametrize("key", ["operator-full-export-20260408T153022Z.json", "km-backup-1.tgz", "accounts.db"])
+@pytest.mark.parametrize("name", ["started.json", "manifest.json"])
+def test_what_is_put_beside_a_file_of_somebody_else_does_not_get_it_removed(key: str, name: str) -> None:
+    moments = iter([START + dt.timedelta(seconds=seconds) for seconds in range(20)])
+    sink = MemorySink(clock=lambda: next(moments))
+    sink.put(key, [b"theirs"])
+    newer = make(sink, days=3)
+    # Dated back and of the series of a newer complete archive, so that retention would let it go.
+    value = {"kind": "fake", "source_id": "fake-hub", "artifact": key, "taken_at": "2026-04-01T00:00:00.000Z"}
+    sink.put(f"side/{key}/{name}", [json.dumps(value).encode()])
+    listed = {info.archive_id: info for info in list_archives(sink)}
+    assert not listed[key].managed
+    plan = KeepLast(limit=1).plan(list(listed.values()), now=START + dt.timedelta(days=30))
+    assert [info.archive_id for info in plan.kept] == [newer, key]
+
+
+def test_what_a_signature_policy_refuses_is_removed_only_where_our_marker_came_first() -> None:
+    moments = iter([START + dt.timedelta(seconds=seconds) for seconds in range(20)])
+    sink = MemorySink(clock=lambda: next(moments))
+    forged = make(sink)
+    theirs = "operator-full-export-20260401T000000Z.json"
+    sink.put(theirs, [b"theirs"])
+    adopt(sink, theirs, options=AdoptOptions(kind="theirs"), clock=lambda: START)
+    policy = SignaturePolicy(trusted=SigningKey.generate().verify_key)
+    listed = {info.archive_id: info for info in list_archives(sink, signatures=policy)}
+    assert {info.state for info in listed.values()} == {ArchiveState.DAMAGED}
+    assert (listed[forged].managed, listed[theirs].managed) == (True, False)
+
+
+def test_where_the_store_knows_no_times_a_marker_must_do() -> None:
+    class Timeless(MemorySink):
+        def _list(self, prefix: str) -> Iterator[BlobInfo]:
+            return (attrs.evolve(info, modified_at=None) for info in super()._list(prefix))
+
+    sink = Timeless()
+    archive_id = make(sink)
+    sink.delete(manifest_key(archive_id))
+    (info,) = list_archives(sink)
+    assert (info.state, info.managed) == (ArchiveState.UNFINISHED, True)
 
 
 def test_marks_that_outlived_their_archive_are_left_overs() -> None:

@@ -210,6 +210,15 @@ def test_a_mark_that_was_dated_back_shortens_no_grace(sink: MemorySink) -> None:
     assert len(plan_empty_trash(sink, now=NOW + 7 * DAY).forgotten) == 1
 
 
+def test_a_mark_that_was_dated_back_prolongs_no_grace(sink: MemorySink, calendar: Calendar) -> None:
+    ids = stock(sink)
+    to_trash(sink, calendar, ids[0])
+    earlier = MarkName(artifact=ids[0], made_at=START - DAY, verb=MarkVerb.TRASHED, nonce="0" * 8)
+    calendar.now = NOW + 5 * DAY
+    sink.put(earlier.key, [Mark(name=earlier).to_bytes()])
+    assert [info.archive_id for info in plan_empty_trash(sink, now=NOW + 8 * DAY).forgotten] == [ids[0]]
+
+
 def test_the_last_complete_archive_of_a_series_stays_in_the_trash(sink: MemorySink, calendar: Calendar) -> None:
     ids = stock(sink)
     to_trash(sink, calendar, *ids, last_too=True)

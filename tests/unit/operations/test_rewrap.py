@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from knowtation_backup.model.plans import ArchiveState
 from knowtation_backup.model.reports import Outcome, SideFile
 from knowtation_backup.model.signatures import SignaturePolicy
 from knowtation_backup.operations import marks
+from knowtation_backup.operations.adopt import adopt
 from knowtation_backup.operations.backup import ReadBack, backup
 from knowtation_backup.operations.catalog import find_archive, list_archives
 from knowtation_backup.operations.forget import apply_forget, plan_delete
@@ -450,6 +452,31 @@ def test_an_archive_that_contradicts_itself_is_not_made_to_agree(sink: MemorySin
         without_carol(sink, newer)
     assert caught.value.kind == "manifest_contradicted"
     assert not [key for key in sink.contents().keys() - before.keys() if key.endswith("manifest.json")]
+
+
+def test_a_damaged_pin_holds_for_the_new_archive_and_other_damaged_marks_do_not() -> None:
+    sink = MemorySink()
+    old = stored(sink)
+    for mark in (marks.pin(sink, old, until=START + dt.timedelta(days=1)), marks.tag(sink, old, "pre-upgrade")):
+        sink.delete(mark.name.key)
+        sink.put(mark.name.key, [b"damaged"])
+    report = without_carol(sink, old)
+    assert report.carried == ("pinned",)
+    standing = find_archive(list_archives(sink), report.archive_id).standing
+    assert (standing.pinned, standing.pinned_until, standing.tags, standing.damaged) == (True, None, (), ())
+
+
+def test_an_adopted_file_keeps_the_stamp_of_its_name() -> None:
+    sink = MemorySink()
+    payload = {"format_version": 4, "kind": "knowtation-operator-full-export", "users": []}
+    text = json.dumps(payload | {"exported_at": "2026-04-09T00:00:00.000Z"}).encode()
+    key = "operator-full-export-20260408T153022Z.json.ktb2"
+    sink.put(key, Ktb2Codec(seal_to=SYMMETRIC).seal([text]))
+    adopt(sink, key, Ktb2Codec(seal_to=SYMMETRIC), clock=lambda: START)
+    report = rewrap(sink, key, open_with=SYMMETRIC, seal_to=ALICE.public_key, clock=ticking())
+    assert report.archive_id == "operator-full-export-20260408T153022Z-01.json.ktb2"
+    assert report.manifest.taken_at == dt.datetime(2026, 4, 9, tzinfo=dt.UTC)
+    assert find_archive(list_archives(sink)).archive_id == report.archive_id
 
 
 def test_the_pipeline_offers_both_verbs(sink: MemorySink) -> None:

@@ -402,3 +402,24 @@ class TestForgedArchives:
         plan = attrs.evolve(pipeline, signatures=None).plan_forget()
         with pytest.raises(PlanStaleError):
             pipeline.apply(plan)
+
+
+def test_a_signature_file_too_large_to_be_one_keeps_the_content_closed() -> None:
+    sink, archive_id = make()
+    replace(sink, signature_key(archive_id), b"x" * (MAX_SIGNATURE_BYTES + 1))
+    watched = FaultSink(sink)
+    assert codes(verify(watched, archive_id, codec=SEALED, policy=POLICY)) == ["bad_signature"]
+    assert f"read {archive_id}" not in watched.operations
+    assert f"read side/{archive_id}/details.json.enc" not in watched.operations
+    verify(watched, archive_id, codec=SEALED)
+    assert f"read {archive_id}" in watched.operations  # whoever trusts everybody looks at the rest
+
+
+def test_reporting_the_unsigned_lets_no_wrong_signature_pass() -> None:
+    lenient = SignaturePolicy(trusted=KEY.verify_key, unsigned="report")
+    sink, archive_id = make(key=STRANGER)
+    assert refusal(sink, archive_id, lenient) == "unknown_signer"
+    replace(sink, signature_key(archive_id), b"{}")
+    assert refusal(sink, archive_id, lenient) == "bad_signature"
+    replace(sink, signature_key(archive_id), None)
+    assert b"".join(read(sink, archive_id, SEALED, policy=lenient))

@@ -42,6 +42,7 @@ from knowtation_backup.model.reports import (
 )
 from knowtation_backup.operations.backup import backup
 from knowtation_backup.operations.marks import list_marks, pin, read_marks, read_standing
+from knowtation_backup.operations.sampling import is_in_part
 from knowtation_backup.operations.verify import verify
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -669,3 +670,29 @@ def test_a_level_given_as_text_is_refused_rather_than_not_looked_at() -> None:
     with pytest.raises(ConfigurationError, match="the level is 'content'") as caught:
         check(sink, archive_id, None, level="content")
     assert "VerifyLevel.CONTENT" in caught.value.hint
+
+
+def test_a_payload_that_no_key_at_hand_opens_is_no_finding() -> None:
+    mine, other = EncryptionKey.generate(), EncryptionKey.generate()
+    sink, archive_id = make(Ktb2Codec(seal_to=mine))
+    foreign = b"".join(Ktb2Codec(seal_to=other).seal([b"{}"]))
+    replace(sink, archive_id, foreign)
+    ref = BlobRef(key=archive_id, size_bytes=len(foreign), sha256=hashlib.sha256(foreign).hexdigest())
+    edit_manifest(sink, archive_id, artifact=ref)
+    with pytest.raises(NoMatchingKeyError):
+        check(sink, archive_id, Ktb2Codec(seal_to=mine), record=True)
+    assert not list_marks(sink, archive_id)
+
+
+def test_details_that_say_they_are_too_large_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink, archive_id = make(None)
+    monkeypatch.setattr("knowtation_backup.operations.verify.MAX_DETAILS_BYTES", 100)
+    watched = FaultSink(sink)
+    (finding,) = check(watched, archive_id, None).findings
+    assert (finding.code, "the manifest says they have" in finding.message) == ("details_too_large", True)
+    assert f"read side/{archive_id}/details.json" not in watched.operations
+
+
+def test_an_archive_stays_in_its_part_from_release_to_release() -> None:
+    parts = [part for part in range(1, 8) if is_in_part("archive", Sample(part=part, of=7))]
+    assert parts == [4]

@@ -111,6 +111,7 @@ def test_every_decision_has_its_reason() -> None:
 
 def test_archives_from_the_future_stop_everything() -> None:
     assert decide([archive(-0.99), archive(1)], 1) == "kf"
+    assert decide([archive(-1), archive(1)], 1) == "kf"
     with pytest.raises(ConfigurationError, match="is dated 2026-04-09 12:14Z, now is 2026-04-08 12:00Z") as caught:
         decide([archive(-1.01), archive(1)], 1)
     assert caught.value.kind == "archive_from_the_future"

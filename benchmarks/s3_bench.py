@@ -12,7 +12,7 @@ The server (SeaweedFS) stores on this machine, so its processor and disk are sha
 compare figures of one run only. The connection is plain http, where rclone and boto3 sign the content of every part;
 we send the same digest as a signed checksum that the server compares, so it is computed once.
 
-``python benchmarks/s3.py --quick`` measures an eighth, with fewer rounds.
+``python benchmarks/s3_bench.py --quick`` measures an eighth, with fewer rounds.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from .manifest import check_tags
+from .moments import utc_of
 from .plans import ArchiveInfo, ArchiveState
 
 __all__ = ["ArchiveFilter", "filter_archives"]
@@ -23,9 +24,11 @@ def _states(value: Iterable[ArchiveState | str]) -> frozenset[ArchiveState]:
 
 
 def _check_aware(_filter: ArchiveFilter, field: attrs.Attribute[dt.datetime | None], value: dt.datetime | None) -> None:
-    if value is not None and value.tzinfo is None:
-        message = f"{field.name} has no time zone; pass an aware datetime"
-        raise ConfigurationError(message, kind="naive_datetime")
+    if value is not None:
+        try:
+            utc_of(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{field.name}: {error.message}", kind=error.kind) from None
 
 
 @attrs.frozen(kw_only=True)

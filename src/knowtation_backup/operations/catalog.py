@@ -118,7 +118,8 @@ def _latest(
     if back < len(usable):
         return usable[back]
     quality = "complete and verified" if verified else "complete"
-    message = f"there are {len(usable)} {quality} archives, so no {text!r}"
+    where = f" of series {series!r:.200}" if series else ""
+    message = f"there are {len(usable)} {quality} archives{where}, so no {text!r:.200}"
     others = sum(info.has_manifest for info in archives) - len(usable)
     hint = ""
     if others:

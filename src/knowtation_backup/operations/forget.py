@@ -105,6 +105,10 @@ def plan_delete(  # noqa: PLR0913 - the last three have defaults
 
 def action_for(trash_grace: dt.timedelta) -> ForgetAction:
     """Return what forgetting means when archives are to stay in the trash for so long."""
+    given: object = trash_grace
+    if not isinstance(given, dt.timedelta):
+        message = f"{given!r:.80} is no length of time for the trash"
+        raise ConfigurationError(message, kind="bad_duration", hint="pass a datetime.timedelta; 0 removes at once")
     if trash_grace < dt.timedelta(0):
         message = f"the trash cannot hold archives for {trash_grace}"
         raise ConfigurationError(message, kind="bad_duration", hint="0 removes at once")

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..model.manifest import check_tags, side_key
 from ..model.marks import MARKS_FOLDER, MAX_MARK_BYTES, Mark, MarkName, MarkVerb, Standing, is_whole
-from ..model.moments import iso_ms
+from ..model.moments import iso_ms, utc_of
 from ..model.reports import VerifyLevel, VerifyReport
 
 __all__ = [
@@ -102,7 +102,7 @@ def put_mark(  # noqa: PLR0913 - the last two have defaults
 
 
 def _next_moment(now: dt.datetime, earlier: list[MarkName]) -> dt.datetime:
-    moment = now.astimezone(dt.UTC)
+    moment = utc_of(now)
     moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
     if not earlier:
         return moment
@@ -196,7 +196,15 @@ def record_verification(sink: ArchiveSink, report: VerifyReport, *, clock: Clock
 
 
 def pin(sink: ArchiveSink, archive_id: str, *, until: dt.datetime | None = None, clock: Clock = utc_now) -> Mark:
-    """Keep an archive whatever the rules of retention say, for ever or *until* a moment."""
+    """
+    Keep an archive whatever the rules of retention say, for ever or *until* a moment.
+
+    Raises:
+        ConfigurationError: *until* is over already (``pin_in_the_past``), or has no time zone.
+    """
+    if until is not None and utc_of(until) <= clock():
+        message = f"a pin until {iso_ms(until)} would hold nothing: that is over"
+        raise ConfigurationError(message, kind="pin_in_the_past", hint="is the year right?", archive_id=archive_id)
     return put_mark(sink, archive_id, MarkVerb.PINNED, {"until": iso_ms(until) if until else None}, clock=clock)
 
 

@@ -13,7 +13,7 @@ import datetime as dt
 from ..contracts import ArchiveSink, Clock, utc_now
 from ..errors import BlobNotFoundError, ConfigurationError
 from ..model.marks import Mark, MarkVerb
-from ..model.moments import iso_ms
+from ..model.moments import iso_ms, utc_of
 from ..model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
 from ..model.signatures import SignaturePolicy
 from ..retention.common import counts, pin, untouchable
@@ -52,6 +52,7 @@ def plan_empty_trash(
         SinkUnavailableError: The store could not be reached.
     """
     action_for(grace)
+    now = utc_of(now)
     listed = list_archives(sink, signatures=signatures)
     alive = {info.series for info in listed if counts(info)}
     decisions = tuple(

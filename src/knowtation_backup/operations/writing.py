@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import secrets
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -21,6 +22,7 @@ from ..contracts import ArchiveSink, Codec, Observer, ignore_events
 from ..errors import (
     BlobExistsError,
     BlobNotFoundError,
+    ConfigurationError,
     DigestMismatchError,
     IntegrityError,
     SinkError,
@@ -50,6 +52,15 @@ class Written:
     plain_sha256: str
 
 
+def _check_signers(_writer: object, _field: attrs.Attribute[Any], value: Iterable[Any]) -> None:
+    """Refuse at once what would be found out only when everything but the manifest was written."""
+    for key in value:
+        if not isinstance(key, SigningKey):
+            message = f"a {type(key).__name__} cannot sign"
+            hint = "pass a list of SigningKey; SigningKey.load reads one from its file"
+            raise ConfigurationError(message, kind="bad_signing_key", hint=hint)
+
+
 @attrs.frozen(kw_only=True)
 class ArchiveWriter:
     """Writes one archive after the other to a sink; holds nothing between calls."""
@@ -57,7 +68,7 @@ class ArchiveWriter:
     sink: ArchiveSink
     codec: Codec | None = None
     """What `put` sends blobs through."""
-    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), repr=False)
+    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), repr=False, validator=_check_signers)
     """Who signs manifests."""
     observer: Observer = attrs.field(default=ignore_events, repr=False)
 

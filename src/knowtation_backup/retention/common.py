@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable
 
 from ..errors import ConfigurationError
-from ..model.moments import iso_ms
+from ..model.moments import iso_ms, utc_of
 from ..model.plans import ArchiveInfo, ArchiveState, ForgetDecision
 
 __all__ = [
@@ -30,8 +30,10 @@ def newest_first(archives: Iterable[ArchiveInfo], *, now: dt.datetime) -> list[A
     Return *archives* from the newest to the oldest.
 
     Raises:
-        ConfigurationError: A managed archive that is not in the trash is dated more than a day after *now*.
+        ConfigurationError: A managed archive that is not in the trash is dated more than a day after *now*, or *now*
+            has no time zone.
     """
+    now = utc_of(now)
     ordered = sorted(archives, key=lambda info: info.age_key, reverse=True)
     for info in ordered:
         if info.managed and info.standing.trashed_at is None and info.taken_at - now > MAX_AHEAD:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from knowtation_backup.codecs.signing import SigningKey
 from knowtation_backup.errors import ConfigurationError, SignatureError, SinkUnavailableError
 from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.model.manifest import SIGNATURE_NAME, manifest_key, side_key
-from knowtation_backup.model.marks import MarkVerb
+from knowtation_backup.model.marks import Mark, MarkName, MarkVerb
 from knowtation_backup.model.signatures import SignaturePolicy
 from knowtation_backup.operations.backup import BackupOptions, ReadBack, backup
 from knowtation_backup.operations.marks import list_marks
@@ -83,3 +84,25 @@ def test_a_read_back_that_cannot_be_noted_is_a_warning_for_there_is_an_archive()
     report = backup(SOURCE, sink, clock=clock, options=BackupOptions(read_back=ReadBack.CONTENT))
     assert [warning.code for warning in report.warnings] == ["not_recorded"]
     assert read_manifest(sink, report.archive_id) == report.manifest
+
+
+@pytest.mark.parametrize("keys", ["a key's text", ["a key's text"], [b"seed" * 8]])
+def test_what_cannot_sign_is_refused_before_anything_is_written(keys: Any) -> None:
+    sink = MemorySink()
+    with pytest.raises(ConfigurationError, match="cannot sign") as caught:
+        backup(FakeSource(), sink, signing_keys=keys)
+    assert caught.value.kind == "bad_signing_key"
+    assert "key's text" not in str(caught.value)
+    assert sink.contents() == {}
+
+
+def test_a_backup_is_finished_although_its_result_cannot_be_noted() -> None:
+    sink = MemorySink()
+    moment = dt.datetime(2026, 4, 8, 15, 30, 22, tzinfo=dt.UTC)
+    archive_id = backup(FakeSource(), MemorySink(), clock=lambda: moment).archive_id
+    last = dt.datetime(9999, 12, 31, 23, 59, 59, 999000, dt.UTC)
+    planted = MarkName(artifact=archive_id, made_at=last, verb=MarkVerb.NOTED, nonce="0" * 8)
+    sink.put(planted.key, [Mark(name=planted).to_bytes()])
+    report = backup(FakeSource(), sink, options=BackupOptions(read_back=ReadBack.CONTENT), clock=lambda: moment)
+    assert [warning.code for warning in report.warnings] == ["not_recorded"]
+    assert report.archive_id == archive_id

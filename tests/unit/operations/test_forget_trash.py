@@ -498,3 +498,23 @@ def test_a_target_has_its_own_policy(calendar: Calendar) -> None:
         apply_forget(sink, plan_forget(sink, policy, now=NOW), clock=calendar)
     assert trashed(near) == ids[1:]
     assert trashed(far) == ids[3:]
+
+
+@pytest.mark.parametrize("grace", ["7d", 7, None])
+def test_a_grace_that_is_no_length_of_time_is_refused(sink: MemorySink, grace: object) -> None:
+    with pytest.raises(ConfigurationError, match="no length of time for the trash") as caught:
+        plan_empty_trash(sink, now=NOW, grace=grace)  # type: ignore[arg-type] # the point
+    assert caught.value.kind == "bad_duration"
+
+
+def test_a_moment_without_a_zone_plans_nothing(sink: MemorySink) -> None:
+    stock(sink)
+    naive = NOW.replace(tzinfo=None)
+    for plan in (
+        lambda: plan_empty_trash(sink, now=naive),
+        lambda: plan_forget(sink, KeepLast(limit=1), now=naive),
+        lambda: plan_forget(sink, KeepPolicy(last=1), now=naive),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            plan()
+        assert caught.value.kind == "naive_datetime"

@@ -290,3 +290,23 @@ def test_a_part_cannot_be_marked_as_verified(values: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         put_mark(MemorySink(), ARCHIVE, MarkVerb.VERIFIED, values)
     assert caught.value.kind == "bad_mark"
+
+
+def test_a_pin_that_is_over_before_it_is_made_is_refused() -> None:
+    sink = MemorySink()
+    now = dt.datetime(2026, 4, 8, tzinfo=dt.UTC)
+    with pytest.raises(ConfigurationError, match="would hold nothing") as caught:
+        marks.pin(sink, "archive", until=now, clock=lambda: now)
+    assert (caught.value.kind, caught.value.hint) == ("pin_in_the_past", "is the year right?")
+    assert sink.contents() == {}
+    assert marks.pin(sink, "archive", until=now + dt.timedelta(seconds=1), clock=lambda: now)
+
+
+def test_a_clock_without_a_zone_dates_no_mark() -> None:
+    sink = MemorySink()
+    with pytest.raises(ConfigurationError) as caught:
+        marks.unpin(sink, "archive", clock=lambda: dt.datetime(2026, 4, 8))  # noqa: DTZ001 - the point
+    assert caught.value.kind == "naive_datetime"
+    with pytest.raises(ConfigurationError, match="2030-01-01 has no time zone"):
+        marks.pin(sink, "archive", until=dt.date(2030, 1, 1))  # type: ignore[arg-type] # the point
+    assert sink.contents() == {}

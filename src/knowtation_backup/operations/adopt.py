@@ -43,7 +43,7 @@ from .describing import UNKNOWN_SOURCE
 from .examining import KNOWTATION_KIND, VAULT_EXPORT_KIND, Examined, examine
 from .metering import Meter
 from .naming import ArtifactName, ForeignName
-from .read import MAX_DETAILS_BYTES
+from .read import MAX_DETAILS_BYTES, read_manifest_bytes
 from .signatures import put_signatures, read_signatures
 from .unfolding import StoredFile, unfold
 from .writing import ArchiveWriter, generator
@@ -165,7 +165,8 @@ def adopt(  # noqa: PLR0913 - the parts of a pipeline, most with a default
         TamperedError: No key that was given opens it, or it was changed.
         UnsupportedFormatError: Its content is nothing we know (``unknown_content``), or of a newer version.
         IntegrityError: It is damaged or cut.
-        BlobExistsError: Other details lie beside it from an earlier try (``adoption_conflict``).
+        BlobExistsError: Other details or signatures lie beside it from an earlier try, or somebody else adopted it
+            meanwhile in another way (``adoption_conflict``).
         SinkError: Reading or storing failed. In all these cases the file stays what it was.
     """
     options = options or AdoptOptions()
@@ -355,10 +356,14 @@ def _finish(writer: ArchiveWriter, manifest: Manifest, keys: tuple[SigningKey, .
     try:
         writer.finish(manifest)
     except BlobExistsError as error:
-        raise _conflict(manifest.archive_id, "manifest") from error
+        if read_manifest_bytes(writer.sink, manifest.archive_id) != data:
+            message = f"{manifest.archive_id} was adopted by somebody else meanwhile, with other options or keys"
+            hint = "it is an archive now: verify it"
+            archive_id = manifest.archive_id
+            raise BlobExistsError(message, kind="adoption_conflict", hint=hint, archive_id=archive_id) from error
 
 
 def _conflict(archive_id: str, what: str) -> BlobExistsError:
-    message = f"other {what} lie beside {archive_id} already"
+    message = f"other {what} than would be written lie beside {archive_id} already"
     hint = "use the options and keys of the earlier try, or remove them"
     return BlobExistsError(message, kind="adoption_conflict", hint=hint, archive_id=archive_id)

@@ -47,7 +47,7 @@ from knowtation_backup.exports.exporter import vault_tag
 from knowtation_backup.exports.reader import ExportReader
 from knowtation_backup.exports.unwrap import UnwrapLimits
 from knowtation_backup.model.events import Event
-from knowtation_backup.model.manifest import manifest_key, side_key
+from knowtation_backup.model.manifest import Manifest, manifest_key, side_key
 from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.moments import iso_ms
 from knowtation_backup.model.plans import ArchiveState
@@ -612,7 +612,8 @@ def test_damaged_details_are_a_conflict(data: bytes) -> None:
     assert caught.value.kind == "adoption_conflict"
 
 
-def test_of_two_that_adopt_at_once_one_is_told() -> None:
+@pytest.mark.parametrize("tags", [(), ("theirs",)])
+def test_of_two_that_adopt_at_once_one_is_told_unless_they_do_the_same(tags: tuple[str, ...]) -> None:
     inner = store((NAME, EXPORT))
 
     class Racing(FaultSink):
@@ -620,12 +621,16 @@ def test_of_two_that_adopt_at_once_one_is_told() -> None:
 
         def _read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]:
             if key == NAME:
-                adopt(inner, NAME, clock=clock)
+                adopt(inner, NAME, options=AdoptOptions(tags=tags), clock=lambda: NOW + dt.timedelta(days=1))
             return super()._read(key, start, size_bytes)
 
-    with pytest.raises(BlobExistsError) as caught:
-        adopt(Racing(inner), NAME, clock=clock)
-    assert caught.value.kind == "adoption_conflict"
+    if tags:
+        with pytest.raises(BlobExistsError, match="adopted by somebody else") as caught:
+            adopt(Racing(inner), NAME, clock=clock)
+        assert (caught.value.kind, caught.value.hint) == ("adoption_conflict", "it is an archive now: verify it")
+    else:
+        adopted = adopt(Racing(inner), NAME, clock=clock).manifest
+        assert adopted == Manifest.from_bytes(inner.contents()[manifest_key(NAME)])
     assert_whole(inner, NAME)
 
 

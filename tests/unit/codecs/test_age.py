@@ -414,6 +414,7 @@ class TestKeys:
             ALICE.recipient.text,
             "\ud800",
         ],
+        ids=["nothing", "a recipient's prefix", "a cut prefix", "two", "one cut by one", "a recipient", "a surrogate"],
     )
     def test_what_is_no_identity_is_refused_without_repeating_it(self, text: str) -> None:
         with pytest.raises(ConfigurationError) as caught:

@@ -76,7 +76,7 @@ def test_sealing_gives_the_text_of_the_vector(monkeypatch: pytest.MonkeyPatch) -
     randoms = {16: bytes(range(16)), 12: bytes(range(0xA0, 0xAC))}
     monkeypatch.setattr(secrets, "token_bytes", randoms.__getitem__)
     documented = json.loads(next(path for path in GOLDEN if path.stem == "documented").read_text())
-    assert b"".join(CODEC.seal([b"hel", b"", b"lo"])).decode() == documented["sealed"]
+    assert b"".join(CODEC.seal([b"he", b"", b"llo"])).decode() == documented["sealed"]
 
 
 def test_the_key_is_that_of_the_documented_vector() -> None:

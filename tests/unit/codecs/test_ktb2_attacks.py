@@ -322,6 +322,13 @@ def test_slots_have_256_kib_at_most(size: int, expected: Refusal | None) -> None
     assert (released, error and outcome(error)) == (b"" if expected else b"text", expected)
 
 
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_a_slot_without_room_for_its_head_is_refused(left: int) -> None:
+    file = honest(count=2)
+    file.slots[0] += bytes(left)
+    assert outcome(attempt(file.seal(b"text"))[1]) == BAD_HEADER
+
+
 def test_a_size_of_slots_beyond_all_bounds_is_refused_before_they_are_read() -> None:
     preamble = honest().header()[:24] + b"\xff" * 4 + bytes(4)
     taken: list[bytes] = []

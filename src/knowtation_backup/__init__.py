@@ -70,6 +70,7 @@ from .model.statements import ContentStatement
 from .observers.log import LogObserver
 from .operations.adopt import AdoptFailure, Adoption, AdoptOptions, AdoptReport
 from .operations.backup import BackupOptions, ReadBack
+from .operations.copy import CopyReport, copy_archive
 from .operations.keys import KeyCheck, KeyCheckReport
 from .operations.rewrap import RewrapOptions, RewrapReport
 from .operations.sign import sign_archive
@@ -116,6 +117,7 @@ __all__ = [
     "Compression",
     "CompressionCodec",
     "ContentStatement",
+    "CopyReport",
     "Coverage",
     "EncV1Codec",
     "EncV1Options",
@@ -192,6 +194,7 @@ __all__ = [
     "VerifyLevel",
     "VerifyReport",
     "check_content",
+    "copy_archive",
     "decrypt_file",
     "decrypt_to_stream",
     "errors",

@@ -31,8 +31,9 @@ from .model.selection import ArchiveFilter
 from .model.signatures import SignaturePolicy
 from .operations import marks
 from .operations.adopt import Adoption, AdoptOptions, AdoptReport, adopt, adopt_all
-from .operations.backup import BackupOptions, backup
+from .operations.backup import BackupOptions, ReadBack, backup
 from .operations.catalog import find_archive, list_archives, resolve_archive, resolve_file
+from .operations.copy import CopyReport, copy_archive
 from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forget
 from .operations.keys import KeyCheckReport, check_keys
 from .operations.read import read, read_details, read_manifest
@@ -196,6 +197,19 @@ class Pipeline:
     def sign(self, archive_id: str) -> BlobInfo:
         """Sign a finished archive that nobody signed; verify it first, for the signature vouches for it."""
         return sign_archive(self.sink, self._resolve(archive_id), self.signing_keys)
+
+    def copy_to(
+        self, target: ArchiveSink, archive_id: str = "latest", *, read_back: ReadBack = ReadBack.CONTENT
+    ) -> CopyReport:
+        """Copy an archive as it is stored to another sink; needs no key, and finishes what was interrupted."""
+        return copy_archive(
+            self.sink,
+            target,
+            self._resolve(archive_id),
+            read_back=read_back,
+            policy=self.signatures,
+            observer=self.observer,
+        )
 
     # -- keys -------------------------------------------------------------------------------------------------------
 

@@ -423,7 +423,9 @@ class TestKeys:
         assert "AGE-SECRET-KEY-1QQ" not in f"{caught.value.message} {caught.value.context} {caught.value.__cause__}"
 
     @pytest.mark.parametrize(
-        "text", ["", "age1", ALICE.text, ALICE.recipient.text[:-1], "ssh-dss AAAA", "ssh-rsa", "a b"]
+        "text",
+        ["", "age1", ALICE.text, ALICE.recipient.text[:-1], "ssh-dss AAAA", "ssh-rsa", "a b"],
+        ids=["nothing", "a prefix", "an identity", "one cut by one", "ssh-dss", "ssh-rsa alone", "words"],
     )
     def test_what_is_no_recipient_is_refused(self, text: str) -> None:
         with pytest.raises(ConfigurationError) as caught:

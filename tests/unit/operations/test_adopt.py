@@ -404,7 +404,7 @@ class TestOpaque:
             ("bot-2026-04-08T15-30-22-678Z.json", AGENT, "agentvault-manifest", "bot@unknown"),
             (
                 "bot-2026-04-08T15-30-22-678Z.thoughtform-bundle.json.gz",
-                gzip.compress(BUNDLE),
+                gzip.compress(BUNDLE, mtime=0),
                 "agentvault-thoughtform-bundle",
                 "bot@unknown",
             ),
@@ -416,6 +416,7 @@ class TestOpaque:
                 "attestation-export@unknown",
             ),
         ],
+        ids=["km", "backup", "quri", "tar by a known name", "tar", "agentvault", "bundle", "agentvault archive", "ledger"],
     )
     def test_known_ones(self, name: str, data: bytes, kind: str, series: str) -> None:
         sink = store((name, data))

@@ -8,8 +8,12 @@ Run it in the project's root: a ``.env`` there fills in what the environment doe
 there, and so does ``hub/icp/canister_ids.json``. Beside the files, a folder ``side`` takes what they are verified with.
 Where no variable is set at all, both exports are shown on a sandbox hub.
 
-Exit status: 0 done, 1 failed, 2 wrongly configured (nothing was read or written then). Uploading to S3 is not part of
-this release: a bucket without ``KNOWTATION_CANISTER_BACKUP_SKIP_S3=1`` is refused.
+With ``KNOWTATION_CANISTER_BACKUP_S3_BUCKET``, and ``KNOWTATION_CANISTER_BACKUP_SKIP_S3`` not exactly ``1``, every file
+is uploaded once it is written and verified, with what it is verified with; what fails there leaves the local files. The
+key is the prefix and the file's name, except that no key begins with a slash, as the scripts let a prefix do. The
+credentials, found where AWS tools look for them, must allow to create and to read objects; more is not needed.
+
+Exit status: 0 done, 1 failed, 2 wrongly configured (nothing was read or written then).
 """
 
 from __future__ import annotations
@@ -35,11 +39,13 @@ from knowtation_backup import (
     Ktb1Codec,
     OperatorExporter,
     Pipeline,
+    S3Options,
     VaultExporter,
 )
 from knowtation_backup.errors import ConfigurationError
 from knowtation_backup.sandbox import SandboxNetwork
 from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
+from knowtation_backup.sinks.s3_options import s3_prefix, s3_region
 
 BACKUP = "KNOWTATION_CANISTER_BACKUP_"
 
@@ -55,6 +61,8 @@ class Settings:
     codec: EncryptionCodec | None
     user_id: str = ""
     vault_ids: tuple[str, ...] = ()
+    s3_url: str | None = None
+    s3_region: str = ""
 
 
 def with_dotenv(environ: Mapping[str, str], root: Path) -> dict[str, str]:
@@ -76,9 +84,7 @@ def read_settings(environ: Mapping[str, str], root: Path, *, single_vault: bool)
     def get(name: str) -> str:
         return environ.get(name, "").strip()
 
-    if get(f"{BACKUP}S3_BUCKET") and get(f"{BACKUP}SKIP_S3") != "1":
-        hint = f"set {BACKUP}SKIP_S3=1 and upload the file yourself"
-        raise ConfigurationError(f"{BACKUP}S3_BUCKET is set, but this program does not upload", hint=hint)
+    bucket = get(f"{BACKUP}S3_BUCKET") if get(f"{BACKUP}SKIP_S3") != "1" else ""
     user_id, vault_ids = get(f"{BACKUP}USER_ID"), _vault_ids(environ)
     if single_vault and not user_id:
         raise ConfigurationError(f"{BACKUP}USER_ID is not set", kind="user_id_missing")
@@ -98,6 +104,8 @@ def read_settings(environ: Mapping[str, str], root: Path, *, single_vault: bool)
         codec=Ktb1Codec(EncryptionKey.from_hex(key)) if key else None,
         user_id=user_id,
         vault_ids=vault_ids,
+        s3_url=f"s3://{bucket}/{s3_prefix(environ.get(f'{BACKUP}S3_PREFIX'))}" if bucket else None,
+        s3_region=s3_region(None, environ),
     )
 
 
@@ -112,9 +120,9 @@ def _vault_ids(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def export(settings: Settings, moment: dt.datetime) -> list[Path]:
-    """Write one file, or one for each vault, all with the same stamp; every file is read back and verified."""
+    """Write one file, or one for each vault, all with the same stamp; every file is verified, and then uploaded."""
     sink = FsspecSink(settings.directory)
-    files = []
+    archive_ids = []
     with HubClient(
         settings.address, operator_key=settings.operator_key, gateway_secret=settings.gateway_secret
     ) as client:
@@ -125,8 +133,13 @@ def export(settings: Settings, moment: dt.datetime) -> list[Path]:
             pipeline = Pipeline(source=source, sink=sink, codec=settings.codec, clock=lambda: moment)
             report = pipeline.backup()
             pipeline.verify(report.archive_id).raise_for_findings()
-            files.append(settings.directory / report.archive_id)
-    return files
+            archive_ids.append(report.archive_id)
+    if settings.s3_url is not None:
+        region = {"client_kwargs": {"region_name": settings.s3_region}}
+        with FsspecSink(settings.s3_url, storage_options=region, s3=S3Options()) as bucket:
+            for archive_id in archive_ids:
+                Pipeline(sink=sink).copy_to(bucket, archive_id)
+    return [settings.directory / archive_id for archive_id in archive_ids]
 
 
 def run(environ: Mapping[str, str], root: Path, *, single_vault: bool = False) -> int:
@@ -168,6 +181,7 @@ def demonstrate() -> int:
 
 if __name__ == "__main__":
     variables = with_dotenv(os.environ, Path.cwd())
+    os.environ.update(variables)  # credentials for S3 may be in the file, too
     if not any(name.startswith("KNOWTATION_") for name in variables):
         sys.exit(demonstrate())
     sys.exit(run(variables, Path.cwd(), single_vault=sys.argv[1:] == ["vaults"]))

@@ -1,9 +1,11 @@
-"""The drop-in example reads the environment and writes files as Knowtation's scripts do (contracts 2.2, 2.5)."""
+"""The drop-in example reads the environment and writes files as Knowtation's scripts do (contracts 2.2, 2.4, 2.5)."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 import attrs
 import pytest
+from s3_server import S3Server
 
-from knowtation_backup import EncryptionKey, ExportReader, Ktb1Codec
+from knowtation_backup import EncryptionKey, ExportReader, FsspecSink, Ktb1Codec, Pipeline
 from knowtation_backup.errors import ConfigurationError
 from knowtation_backup.sandbox import SandboxNetwork
 from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
@@ -25,6 +28,7 @@ SINGLE = {"KNOWTATION_CANISTER_BACKUP_USER_ID": "google:1", "KNOWTATION_CANISTER
 DIR, OTHER_DIR = "KNOWTATION_OPERATOR_EXPORT_DIR", "KNOWTATION_CANISTER_BACKUP_DIR"
 IDS, ID = "KNOWTATION_CANISTER_BACKUP_VAULT_IDS", "KNOWTATION_CANISTER_BACKUP_VAULT_ID"
 BUCKET, SKIP = "KNOWTATION_CANISTER_BACKUP_S3_BUCKET", "KNOWTATION_CANISTER_BACKUP_SKIP_S3"
+PREFIX = "KNOWTATION_CANISTER_BACKUP_S3_PREFIX"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_the_rest_of_the_settings(program: Any, tmp_path: Path) -> None:
     environ = FULL | {"CANISTER_AUTH_SECRET": " gate ", "KNOWTATION_CANISTER_BACKUP_ENCRYPT_KEY_HEX": "AB" * 32}
     settings = program.read_settings(environ, tmp_path, single_vault=False)
     assert (str(settings.address), settings.gateway_secret) == (URL, "gate")
-    assert settings.codec.spec.key_id == EncryptionKey.from_hex("ab" * 32).key_id
+    assert settings.codec.spec.key_ids == (EncryptionKey.from_hex("ab" * 32).key_id,)
     assert "gate" not in repr(settings)
     plain = program.read_settings(FULL | {"CANISTER_AUTH_SECRET": " "}, tmp_path, single_vault=False)
     assert (plain.gateway_secret, plain.codec) == (None, None)
@@ -98,8 +102,6 @@ def test_the_canister_id_file_comes_last(program: Any, tmp_path: Path) -> None:
         (SINGLE | {"KNOWTATION_CANISTER_BACKUP_USER_ID": ""}, True, "KNOWTATION_CANISTER_BACKUP_USER_ID"),
         (SINGLE | {IDS: " , ,"}, True, IDS),
         (FULL | {"KNOWTATION_CANISTER_BACKUP_ENCRYPT_KEY_HEX": "ab" * 31}, False, "62 characters"),
-        (FULL | {BUCKET: "bucket"}, False, SKIP),
-        (FULL | {BUCKET: "bucket", SKIP: "true"}, False, SKIP),
     ],
 )
 def test_refused_before_anything_happens(
@@ -120,8 +122,24 @@ def test_refused_before_anything_happens(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bucket_is_no_obstacle_when_the_upload_is_skipped(program: Any, tmp_path: Path) -> None:
-    assert program.read_settings(FULL | {BUCKET: "bucket", SKIP: "1"}, tmp_path, single_vault=False)
+@pytest.mark.parametrize("single_vault", [False, True])
+@pytest.mark.parametrize(
+    ("environ", "url", "region"),
+    [
+        ({}, None, "us-east-1"),
+        ({BUCKET: " "}, None, "us-east-1"),
+        ({BUCKET: "bucket", SKIP: "1"}, None, "us-east-1"),
+        ({BUCKET: " bucket "}, "s3://bucket/knowtation-canister-backups/", "us-east-1"),
+        ({BUCKET: "bucket", SKIP: "true", PREFIX: " "}, "s3://bucket/knowtation-canister-backups/", "us-east-1"),
+        ({BUCKET: "bucket", SKIP: "", PREFIX: " a/b// "}, "s3://bucket/a/b/", "us-east-1"),
+        ({BUCKET: "bucket", "AWS_REGION": " eu-west-1 "}, "s3://bucket/knowtation-canister-backups/", "eu-west-1"),
+    ],
+)
+def test_where_files_are_uploaded(
+    program: Any, tmp_path: Path, environ: dict[str, str], url: str | None, region: str, *, single_vault: bool
+) -> None:
+    settings = program.read_settings(FULL | SINGLE | environ, tmp_path, single_vault=single_vault)
+    assert (settings.s3_url, settings.s3_region) == (url, region)
 
 
 def test_dotenv_fills_in_and_never_overrides(program: Any, tmp_path: Path) -> None:
@@ -186,3 +204,97 @@ def test_a_failure_is_one_line_on_standard_error(
     assert printed.err.startswith("canister-operator-full-export: ")
     assert "401" in printed.err
     assert list((tmp_path / "backups").glob("operator-full-export-*")) == []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3") / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def credentials(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where AWS tools look for them, and nowhere else; whoever writes may not delete."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.writer.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.writer.secret_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def objects(server: S3Server, bucket: str) -> set[str]:
+    return {entry["Key"] for entry in server.client().list_objects_v2(Bucket=bucket).get("Contents", [])}
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("prefix", ["", " nightly// "])
+def test_the_file_is_uploaded_under_its_name_and_encrypted_there(  # noqa: PLR0917 - fixtures
+    program: Any, site: Site, server: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], prefix: str
+) -> None:
+    bucket = server.make_bucket(f"upload-{len(prefix)}")
+    server.forbid(bucket, server.writer, "s3:DeleteObject", "s3:DeleteObjectVersion")
+    assert program.run(site.environ | {BUCKET: bucket, PREFIX: prefix}, tmp_path) == 0
+    (file,) = (tmp_path / "backups").glob("operator-full-export-*")
+    assert capsys.readouterr().out == f"canister-operator-full-export: OK ({file})\n"
+    folder = "nightly/" if prefix else "knowtation-canister-backups/"
+    answer = server.client().get_object(Bucket=bucket, Key=folder + file.name)
+    assert answer["Body"].read() == file.read_bytes()
+    assert answer["ResponseMetadata"]["HTTPHeaders"]["x-amz-server-side-encryption"] == "AES256"
+    with FsspecSink(f"s3://{bucket}/{folder}", storage_options=server.storage_options()) as there:
+        assert Pipeline(sink=there).verify(file.name).ok
+
+
+@pytest.mark.sandbox
+def test_every_vault_is_uploaded_with_credentials_of_the_env_file(site: Site, server: S3Server, tmp_path: Path) -> None:
+    bucket = server.make_bucket("vaults")
+    variables = site.environ | {
+        "KNOWTATION_CANISTER_BACKUP_USER_ID": site.user_id,
+        IDS: "default,vault-1",
+        BUCKET: bucket,
+        PREFIX: "/v",  # this slash goes
+        "AWS_ACCESS_KEY_ID": server.writer.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.writer.secret_key,
+        "AWS_ENDPOINT_URL": server.endpoint,
+    }
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "KNOWTATION_"))}
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, os.fspath(PROGRAM), "vaults"],
+        cwd=tmp_path,
+        env=environ | {"AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {f"v/{file.name}" for file in (tmp_path / "backups").glob("canister-export-*")}
+    assert len(names) == 2
+    assert names == {key for key in objects(server, bucket) if not key.startswith("v/side/")}
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("credentials")
+def test_a_failing_upload_fails_the_run_and_leaves_the_local_file(
+    program: Any, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.run(site.environ | {BUCKET: "no-such-bucket-here"}, tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("canister-operator-full-export: ")
+    assert "no-such-bucket-here" in printed.err
+    (file,) = (tmp_path / "backups").glob("operator-full-export-*")
+    assert Pipeline(sink=FsspecSink(tmp_path / "backups")).verify(file.name).ok
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("credentials")
+def test_exactly_1_skips_the_upload(program: Any, site: Site, server: S3Server, tmp_path: Path) -> None:
+    bucket = server.make_bucket("skipped")
+    assert program.run(site.environ | {BUCKET: bucket, SKIP: "1"}, tmp_path) == 0
+    assert objects(server, bucket) == set()
+    assert program.run(site.environ | {BUCKET: bucket, SKIP: "yes"}, tmp_path) == 0
+    assert objects(server, bucket)

@@ -416,7 +416,7 @@ class TestOpaque:
                 "attestation-export@unknown",
             ),
         ],
-        ids=["km", "backup", "quri", "tar by a known name", "tar", "agentvault", "bundle", "agentvault archive", "ledger"],
+        ids=["km", "backup", "quri", "tar with our name", "tar", "agentvault", "bundle", "agentvault store", "ledger"],
     )
     def test_known_ones(self, name: str, data: bytes, kind: str, series: str) -> None:
         sink = store((name, data))

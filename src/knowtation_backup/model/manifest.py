@@ -34,6 +34,7 @@ __all__ = [
     "DETAILS_NAME",
     "MANIFEST_FORMAT",
     "MANIFEST_NAME",
+    "REWRAPPED_FROM",
     "SIDE_PREFIX",
     "SIGNATURE_NAME",
     "STARTED_NAME",
@@ -52,6 +53,8 @@ SIGNATURE_NAME = "manifest.sig"
 STARTED_NAME = "started.json"
 DETAILS_NAME = "details.json"
 SIDE_PREFIX = "side/"
+REWRAPPED_FROM = "rewrapped_from"
+"""The field among `Manifest.extra` that names the archive an archive was re-wrapped from."""
 
 _TAG = re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
 

@@ -55,6 +55,10 @@ class ArchiveInfo:
     """Tags the manifest holds."""
     standing: Standing = Standing()  # noqa: RUF009 - frozen, so sharing it is safe
     """What was noted since: verification, pins, tags, quarantine, trash."""
+    rewrapped_from: str = ""
+    """Id of the archive of the same content this one was made from; empty for all others."""
+    superseded_by: str = ""
+    """Id of a complete archive of the same content that was re-wrapped from this one; this one no longer counts."""
 
     @property
     def short_id(self) -> str:
@@ -93,6 +97,7 @@ class ArchiveInfo:
             f"FAILED verification {standing.failed_at:%Y-%m-%d}" if standing.failed_at else "": True,
             f"pinned{until}": standing.pinned,
             "quarantined": standing.quarantined,
+            f"superseded by {self.superseded_by}": bool(self.superseded_by),
             f"in trash since {standing.trashed_at:%Y-%m-%d}" if standing.trashed_at else "": True,
             f"tags {' '.join(self.tags)}": bool(self.tags),
             f"{len(standing.damaged)} damaged mark(s)": bool(standing.damaged),

@@ -10,6 +10,8 @@ import contextlib
 import re
 from collections.abc import Sequence
 
+import attrs
+
 from .._engine.prefetch import prefetch
 from ..contracts import ArchiveSink
 from ..errors import BlobNotFoundError, ConfigurationError
@@ -58,7 +60,30 @@ def list_archives(
     view = StoreView.of(sink, signatures)
     described = prefetch(view.describe, view.candidates(), workers=concurrency, window=4 * concurrency)
     listed = sorted((info for info in described if info is not None), key=lambda info: info.age_key, reverse=True)
+    listed = _with_superseded(listed)
     return listed if wanted is None else filter_archives(listed, wanted)
+
+
+def _with_superseded(listed: list[ArchiveInfo]) -> list[ArchiveInfo]:
+    """Say which archives were re-wrapped into another that may take their place: one content counts once."""
+    heirs = {
+        (info.rewrapped_from, info.series, info.taken_at): info.archive_id
+        for info in listed
+        if info.rewrapped_from and _is_usable(info)
+    }
+    if not heirs:
+        return listed
+    return [
+        attrs.evolve(info, superseded_by=heirs.get((info.archive_id, info.series, info.taken_at), ""))
+        for info in listed
+    ]
+
+
+def _is_usable(info: ArchiveInfo) -> bool:
+    """Whether nothing known speaks against reading an archive."""
+    standing = info.standing
+    spoken_against = standing.quarantined or standing.trashed_at is not None or standing.failed_at is not None
+    return info.has_manifest and info.state is ArchiveState.COMPLETE and not spoken_against
 
 
 def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest", *, verified: bool = False) -> ArchiveInfo:
@@ -67,7 +92,8 @@ def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest", *, verif
 
     Args:
         archives: As `list_archives` returned, newest first.
-        text: ``latest`` (the newest complete archive of ours that is neither in quarantine nor in the trash),
+        text: ``latest`` (the newest complete archive of ours that neither failed verification nor is in quarantine or
+            in the trash),
             ``latest-1`` (the one before), ``latest:<series>`` or ``latest-1:<series>``, an id, a short id, or the
             beginning of exactly one of them (of a short id at least four digits).
         verified: Consider only archives whose whole content last proved good: ``latest`` is then the last good one.
@@ -108,12 +134,7 @@ def _latest(
     usable = [
         info
         for info in archives
-        if info.state is ArchiveState.COMPLETE
-        and info.has_manifest
-        and not info.standing.quarantined
-        and info.standing.trashed_at is None
-        and series in {None, info.series}
-        and (_is_good(info) or not verified)
+        if _is_usable(info) and series in {None, info.series} and (_is_good(info) or not verified)
     ]
     if back < len(usable):
         return usable[back]
@@ -123,7 +144,7 @@ def _latest(
     others = sum(info.has_manifest for info in archives) - len(usable)
     hint = ""
     if others:
-        why = "incomplete, damaged or of another series, in quarantine or in the trash"
+        why = "incomplete, damaged, failed verification, of another series, in quarantine or in the trash"
         hint = f"{others} archives are {why}{', or not verified' if verified else ''}: name one by its id"
     raise BlobNotFoundError(message, kind="no_such_archive", hint=hint)
 

@@ -16,7 +16,15 @@ from ..contracts import ArchiveSink
 from ..errors import BlobNotFoundError, ConfigurationError, IntegrityError, UnsupportedFormatError
 from ..model.blobs import BlobInfo
 from ..model.json_input import check_nesting
-from ..model.manifest import SIDE_PREFIX, STARTED_NAME, Manifest, archive_of, manifest_key, side_key
+from ..model.manifest import (
+    REWRAPPED_FROM,
+    SIDE_PREFIX,
+    STARTED_NAME,
+    Manifest,
+    archive_of,
+    manifest_key,
+    side_key,
+)
 from ..model.marks import MarkName
 from ..model.plans import ArchiveInfo, ArchiveState
 from ..model.signatures import SignaturePolicy
@@ -139,6 +147,7 @@ class StoreView:
             kind=kind or (foreign.kind if foreign else ""),
             source_id=source_id,
             backup_tags=manifest.tags if manifest else (),
+            rewrapped_from=str(manifest.extra.get(REWRAPPED_FROM, "")) if manifest else "",
             standing=read_standing(self.sink, mark_names(keys)),
         )
 

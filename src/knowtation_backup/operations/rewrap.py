@@ -35,7 +35,7 @@ from ..errors import (
     UnsupportedFormatError,
 )
 from ..model.blobs import BlobRef
-from ..model.manifest import DETAILS_NAME, CodecSpec, Manifest, side_key
+from ..model.manifest import DETAILS_NAME, REWRAPPED_FROM, CodecSpec, Manifest, side_key
 from ..model.marks import Mark, MarkVerb, Standing
 from ..model.moments import stamp
 from ..model.reports import Outcome, TargetResult
@@ -48,10 +48,7 @@ from .read import open_blob, read_details, read_manifest
 from .signatures import read_signatures
 from .writing import ArchiveWriter, Written, generator
 
-__all__ = ["REWRAPPED_FROM", "RewrapOptions", "RewrapReport", "rewrap"]
-
-REWRAPPED_FROM: Final = "rewrapped_from"
-"""The manifest's field that names the archive an archive was re-wrapped from."""
+__all__ = ["RewrapOptions", "RewrapReport", "rewrap"]
 
 _FORMAT: Final = "ktb2"
 _HEADER_BYTES: Final = 320 << 10

@@ -49,6 +49,7 @@ def counts(info: ArchiveInfo) -> bool:
     """Whether an archive may take the place of another: ours, complete, and nothing known that speaks against it."""
     standing = info.standing
     spoken_against = standing.quarantined or standing.trashed_at is not None or standing.failed_at is not None
+    spoken_against |= bool(info.superseded_by)
     return info.managed and info.state is ArchiveState.COMPLETE and not spoken_against
 
 
@@ -61,6 +62,8 @@ def condition(info: ArchiveInfo) -> str:
     """Return the state of an archive for a reason, and whether it counts."""
     if info.state is ArchiveState.COMPLETE and info.standing.failed_at is not None:
         return "failed verification, never counted"
+    if info.superseded_by:
+        return f"{info.state.value}, never counted since it was re-wrapped as {info.superseded_by}"
     return info.state.value if counts(info) else f"{info.state.value}, never counted"
 
 

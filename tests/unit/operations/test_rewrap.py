@@ -44,6 +44,7 @@ from knowtation_backup.operations.read import read, read_details, read_manifest,
 from knowtation_backup.operations.rewrap import RewrapOptions, RewrapReport, rewrap
 from knowtation_backup.operations.verify import verify
 from knowtation_backup.pipeline import Pipeline
+from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.sinks.mirror import MirrorSink
@@ -457,7 +458,8 @@ def test_an_archive_that_contradicts_itself_is_not_made_to_agree(sink: MemorySin
 def test_a_damaged_pin_holds_for_the_new_archive_and_other_damaged_marks_do_not() -> None:
     sink = MemorySink()
     old = stored(sink)
-    for mark in (marks.pin(sink, old, until=START + dt.timedelta(days=1)), marks.tag(sink, old, "pre-upgrade")):
+    until = START + dt.timedelta(days=1)
+    for mark in (marks.pin(sink, old, until=until, clock=ticking()), marks.tag(sink, old, "pre-upgrade")):
         sink.delete(mark.name.key)
         sink.put(mark.name.key, [b"damaged"])
     report = without_carol(sink, old)
@@ -509,3 +511,26 @@ def test_targets_that_failed_are_reported() -> None:
     assert report.outcome is Outcome.PARTIAL
     assert [result.target for result in report.targets if not result.ok] == ["bad"]
     assert payload(good, report.archive_id, DAVE) == PAYLOAD
+
+
+def test_one_content_counts_once_for_retention() -> None:
+    sink = MemorySink()
+    days = [START + dt.timedelta(days=day) for day in range(4)]
+    ids = [backup(SOURCE, sink, to(ALICE, CAROL), clock=lambda day=day: day).archive_id for day in days]  # type: ignore[misc]
+    new = [without_carol(sink, archive_id).archive_id for archive_id in ids[2:]]
+    listed = {info.archive_id: info for info in list_archives(sink)}
+    assert {old: listed[old].superseded_by for old in ids} == {ids[0]: "", ids[1]: "", ids[2]: new[0], ids[3]: new[1]}
+    plan = KeepLast(limit=4).plan(list(listed.values()), now=days[-1] + dt.timedelta(hours=1))
+    assert plan.forgotten == (), "re-wrapping two archives pushes no older one out"
+    reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
+    assert f"re-wrapped as {new[1]}" in reasons[ids[3]]
+
+
+def test_a_re_wrapped_archive_that_failed_verification_takes_no_place() -> None:
+    sink = MemorySink()
+    old = stored(sink)
+    new = without_carol(sink, old).archive_id
+    marks.put_mark(sink, new, MarkVerb.FAILED, {"level": "content", "findings": ["digest_mismatch"]})
+    listed = list_archives(sink)
+    assert [info.superseded_by for info in listed] == ["", ""]
+    assert find_archive(listed).archive_id == old, "what failed is not the latest"

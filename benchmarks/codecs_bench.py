@@ -23,6 +23,7 @@ import argparse
 import datetime as dt
 import itertools
 import os
+import queue
 import resource
 import secrets
 import shutil
@@ -30,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -60,6 +62,7 @@ OPEN = f"{OPENSSL} -d -in {{source}} | zstd -d -q -c > {{target}}"
 PROGRAMS = {"gzip": "gzip -6", "zstd": "zstd -3 -T2 -q", "brotli": "brotli -q 6", "xz": "xz -6 -T2"}
 SLOW_MEGABYTES = {"xz": 20, "brotli": 100, "gzip": 200}
 READ_BYTES = 1 << 20
+QUEUED_PARTS = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -84,9 +87,29 @@ def parts_of(path: Path) -> Iterator[bytes]:
 
 
 def write_all(path: Path, parts: Iterable[bytes]) -> int:
-    """Write a file."""
-    with path.open("wb", buffering=0) as file:
-        return sum(map(file.write, parts))
+    """Write a file in a thread of its own, as the programs of a shell pipeline work beside one another."""
+    size = 0
+    waiting: queue.Queue[bytes | None] = queue.Queue(QUEUED_PARTS)
+
+    def write() -> None:
+        with path.open("wb", buffering=0) as file:
+            while part := waiting.get():
+                file.write(part)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for part in parts:
+        size += len(part)
+        if part:
+            waiting.put(part)
+    waiting.put(None)
+    writer.join()
+    return size
+
+
+def unseal_to_nothing(source: Path) -> int:
+    """Open what `seal` wrote, and forget it."""
+    return sum(map(len, chain().open(lambda: parts_of(source))))
 
 
 def seal(source: Path, target: Path) -> int:
@@ -246,6 +269,14 @@ def measure_pipeline(folder: Path, source: Path, runs: int) -> list[Row]:
     )
     found += rows(f"opening {case}", [mine, theirs], "openssl | zstd")
     found.append(peak(f"opening {case}", mine))
+    mine, theirs = in_turns(
+        "opening to nothing, ours, theirs",
+        runs,
+        target,
+        lambda: ours(unseal_to_nothing, sealed),
+        lambda: shell(OPEN.format(source=reference, target=os.devnull)),
+    )
+    found += rows(f"opening to nothing {case}", [mine, theirs], "openssl | zstd")
     unseal(sealed, target)
     if any(a != b for a, b in itertools.zip_longest(parts_of(source), parts_of(target))):
         sys.exit("what was opened is not what was sealed")

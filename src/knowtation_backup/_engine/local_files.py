@@ -43,6 +43,7 @@ READ_SIZE: Final = 1 << 20
 """Bytes per read: large enough to hide the cost of a system call, small enough to stay in the cache."""
 
 _WRITE_SIZE: Final = 1 << 18
+"""Bytes per write at most: for larger ones some kernels look for contiguous memory, at ten times the cost."""
 _TEMPORARY_PREFIX: Final = ".upload-"
 _TEMPORARY_SUFFIX: Final = ".tmp"
 
@@ -246,7 +247,7 @@ class NewFile:
         with memoryview(data) as view:
             done = 0
             while done < len(view):
-                done += os.write(self._fd, view[done:])
+                done += os.write(self._fd, view[done : done + _WRITE_SIZE])
 
     def free_bytes(self) -> int:
         """Return what unprivileged writers have left on the file system."""

@@ -17,7 +17,7 @@ from ._streams import cut, damaged, require
 __all__ = ["expand", "pack", "package"]
 
 _PIECE_BYTES: Final = 1 << 20
-_STEP_BYTES: Final = 1 << 20
+_STEP_BYTES: Final = 256 << 10
 _SLICE_BYTES: Final = 1 << 16
 
 

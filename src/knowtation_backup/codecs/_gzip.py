@@ -24,7 +24,7 @@ _PIECE_BYTES: Final = 1 << 20
 _WINDOW_BYTES: Final = 1 << 15
 _EMPTY_BLOCK: Final = b"\x00\x00\x00\xff\xff"
 _LAST_BLOCK: Final = b"\x03\x00"
-_STEP_BYTES: Final = 1 << 20
+_STEP_BYTES: Final = 256 << 10
 _RAW: Final = -15
 _GZIP: Final = 31
 

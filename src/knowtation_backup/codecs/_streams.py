@@ -120,6 +120,9 @@ class Input:
             part = self._rest[:size_bytes].tobytes()
             self._rest = self._rest[size_bytes:]
             return part
+        return b"".join(self._views(size_bytes))
+
+    def _views(self, size_bytes: int) -> list[memoryview]:
         parts: list[memoryview] = []
         missing = size_bytes
         while missing:
@@ -131,7 +134,14 @@ class Input:
             parts.append(self._rest[:missing])
             self._rest = self._rest[missing:]
             missing -= len(parts[-1])
-        return b"".join(parts)
+        return parts
+
+    def views(self, size_bytes: int) -> list[memoryview]:
+        """Return *size_bytes* as they lie in the chunks, without copying them; raises like `take`."""
+        parts = self._views(size_bytes)
+        if sum(map(len, parts)) < size_bytes:
+            raise cut(self._name)
+        return parts
 
     def take(self, size_bytes: int) -> bytes:
         """

@@ -22,7 +22,7 @@ MAX_MEMORY_BYTES: Final = (128 << 20) + (1 << 20)
 
 _PIECE_BYTES: Final = 16 << 20
 _DICTIONARY_BYTES: Final = {level: 1 << min(24, 19 + step) for level, step in enumerate((0, 1, 2, 3, 3, 4, 4, 5, 6, 7))}
-_STEP_BYTES: Final = 1 << 20
+_STEP_BYTES: Final = 256 << 10
 _EMPTY: Final = lzma.compress(b"", check=lzma.CHECK_CRC64)
 
 

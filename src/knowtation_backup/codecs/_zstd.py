@@ -25,7 +25,7 @@ MAX_WINDOW_BYTES: Final = 128 << 20
 
 _PIECE_BYTES: Final = 4 << 20
 _WHOLE_BYTES: Final = 8 << 20
-_STEP_BYTES: Final = 1 << 20
+_STEP_BYTES: Final = 256 << 10
 _STRETCH_BYTES: Final = 256 << 10
 _SAMPLE_BYTES: Final = 1 << 10
 _SAMPLES: Final = 4
@@ -152,7 +152,7 @@ class _Frame:
 
     def __init__(self, source: Input, header: bytes, parameters: Any) -> None:
         self._source = source
-        self._parts = [header]
+        self._parts: list[bytes | memoryview] = [header]
         self._checksum_bytes = 4 if parameters.has_checksum else 0
         size: int = parameters.content_size
         self.size_bytes: int | None = None if size == _UNKNOWN_SIZE else size
@@ -177,15 +177,15 @@ class _Frame:
         parts, self._parts = self._parts, []
         return b"".join(parts)
 
-    def _blocks(self) -> list[bytes]:
-        """Take one block with its header, and the checksum behind the last."""
+    def _blocks(self) -> list[bytes | memoryview]:
+        """Take one block with its header, and the checksum behind the last; large ones are not copied yet."""
         head = self._source.take(3)
         field = int.from_bytes(head, "little")
-        body = self._source.take(1 if field >> 1 & 3 == 1 else field >> 3)
+        body = self._source.views(1 if field >> 1 & 3 == 1 else field >> 3)
         if not field & 1:
-            return [head, body]
+            return [head, *body]
         self.ended = True
-        return [head, body, self._source.take(self._checksum_bytes)]
+        return [head, *body, self._source.take(self._checksum_bytes)]
 
 
 class _Walk:

@@ -37,7 +37,7 @@ class CodecChain(Codec):
                 message = f"{codec.specs[0].name} comes after encryption in this chain"
                 raise ConfigurationError(message, kind="bad_codec_order", hint="compress first, encrypt last")
             sealed |= isinstance(codec, EncryptionCodec)
-        self.suffix = "".join(codec.suffix for codec in self.codecs)
+        self.suffix: str = "".join(codec.suffix for codec in self.codecs)
 
     def __repr__(self) -> str:
         """Return the codecs' own descriptions."""

@@ -33,6 +33,7 @@ __all__ = [
     "NewFile",
     "is_temporary",
     "open_directory",
+    "os_errors_translated",
     "read_range",
     "sync_directory",
     "temporary_name",
@@ -113,6 +114,28 @@ def translate_os_error(
         hint = "; ".join(part for part in (needed, free, hint) if part)
     context = {name: value for name, value in facts.items() if value is not None}
     return cls(f"{doing} failed: {why[:300]}", kind=kind, hint=hint, **context)
+
+
+@contextlib.contextmanager
+def os_errors_translated(doing: str, file: NewFile | None = None) -> Iterator[None]:
+    """
+    Raise what the operating system refuses as `BackupError`; what is ours already passes.
+
+    Args:
+        doing: What is attempted on what, for messages.
+        file: The file being written, whose size and free space a message then names.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BackupError):
+            raise  # ours already, and an OSError only by inheritance
+        facts: dict[str, Any] = {}
+        if file is not None:
+            facts["written_bytes"] = file.size_bytes
+            with contextlib.suppress(OSError):
+                facts["free_bytes"] = file.free_bytes()
+        raise translate_os_error(error, doing, **facts) from error
 
 
 def _classify(error: OSError) -> _Translation:

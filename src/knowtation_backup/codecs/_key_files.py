@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from .._engine.local_files import NewFile, open_directory, read_range, translate_os_error
-from ..errors import BackupError, ConfigurationError
+from .._engine.local_files import NewFile, open_directory, os_errors_translated, read_range
+from ..errors import ConfigurationError
 
 __all__ = ["create_private", "read_private"]
 
@@ -28,7 +28,7 @@ def read_private(path: str | os.PathLike[str]) -> str:
         SinkPermissionError: Reading is refused.
     """
     origin = Path(path).absolute()
-    with _translated(f"reading {origin}"):
+    with os_errors_translated(f"reading {origin}"):
         # Not blocking: the path may name a pipe.
         descriptor = os.open(origin, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -58,7 +58,7 @@ def create_private(path: str | os.PathLike[str], text: Callable[[], str]) -> Non
         SinkError: Writing failed; nothing is there that was not before.
     """
     goal = Path(path).absolute()
-    with _translated(f"writing {goal}"):
+    with os_errors_translated(f"writing {goal}"):
         if goal.exists():
             return
         directory = open_directory(goal.parent, create=True)
@@ -68,13 +68,3 @@ def create_private(path: str | os.PathLike[str], text: Callable[[], str]) -> Non
                 file.publish()
         finally:
             os.close(directory)
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BackupError):
-            raise  # ours already, and an OSError only by inheritance
-        raise translate_os_error(error, doing) from error

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .._engine.chunking import stopping
-from .._engine.local_files import NewFile, open_directory, read_range, translate_os_error
+from .._engine.local_files import NewFile, open_directory, os_errors_translated, read_range
 from ..contracts import EncryptionCodec, ReadBlob
-from ..errors import BackupError, NoMatchingKeyError, UnsupportedFormatError
+from ..errors import NoMatchingKeyError, UnsupportedFormatError
 from .keyring import Keyring, RingKey
 from .keys import Passphrase
 
@@ -49,16 +49,16 @@ def decrypt_file(
     goal = Path(target).absolute()
     doing = f"writing {goal}"
     with contextlib.ExitStack() as stack:
-        with _translated(doing):
+        with os_errors_translated(doing):
             if goal.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             directory_fd = open_directory(goal.parent)
             stack.callback(os.close, directory_fd)
             file = stack.enter_context(NewFile(directory_fd, goal.name))
         for piece in _opened(source, key):
-            with _translated(doing):
+            with os_errors_translated(doing):
                 file.write(piece)
-        with _translated(doing):
+        with os_errors_translated(doing):
             file.publish()
     return file.size_bytes
 
@@ -90,10 +90,10 @@ def decrypt_to_stream(
     total = 0
     doing = "writing to the stream"
     for piece in _opened(source, key):
-        with _translated(doing):
+        with os_errors_translated(doing):
             _write_all(target, piece)
         total += len(piece)
-    with _translated(doing):
+    with os_errors_translated(doing):
         target.flush()
     return total
 
@@ -132,17 +132,7 @@ def _reader(source: str | os.PathLike[str]) -> ReadBlob:
     origin = Path(source).absolute()
 
     def read() -> Iterator[bytes]:
-        with _translated(f"reading {origin}"), origin.open("rb", buffering=0) as file:
+        with os_errors_translated(f"reading {origin}"), origin.open("rb", buffering=0) as file:
             yield from read_range(file.fileno(), 0, None)
 
     return read
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BackupError):
-            raise  # ours already, and an OSError only by inheritance
-        raise translate_os_error(error, doing) from error

@@ -8,17 +8,16 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from .._engine.local_files import (
     NewFile,
     is_temporary,
     open_directory,
+    os_errors_translated,
     read_range,
     sync_directory,
-    translate_os_error,
 )
-from ..errors import BackupError, BlobExistsError, BlobNotFoundError, ConfigurationError
+from ..errors import BlobExistsError, BlobNotFoundError, ConfigurationError
 from ..model.blobs import BlobInfo, SinkCapabilities, check_key
 from ._store import Leftover
 
@@ -56,20 +55,20 @@ class LocalStore:
         *parts, name = key.split("/")
         doing = f"writing {key} in {self._root}"
         with contextlib.ExitStack() as stack:
-            with _translated(doing):
+            with os_errors_translated(doing):
                 directory_fd, file = self._new_file(parts, name)
             stack.callback(os.close, directory_fd)
             stack.enter_context(file)
             # Asked before streaming, so that hours of work are not thrown away at the end; publishing asks again.
-            with _translated(doing):
+            with os_errors_translated(doing):
                 taken = _entry(directory_fd, name) is not None
             if taken:
                 message = f"there is a blob {key} in {self._root} already"
                 raise BlobExistsError(message, hint="published blobs are never overwritten", key=key)
             for chunk in chunks:
-                with _translated(doing, file):
+                with os_errors_translated(doing, file):
                     file.write(chunk)
-            with _translated(doing, file):
+            with os_errors_translated(doing, file):
                 facts = file.publish()
         return _info(key, facts)
 
@@ -93,7 +92,7 @@ class LocalStore:
         doing = f"reading {key} in {self._root}"
         # O_NONBLOCK: opening a named pipe must not wait for a writer; it has no effect on regular files.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with _translated(doing):
+        with os_errors_translated(doing):
             with _directory(self._root, parts) as directory_fd:
                 _require_blob(_entry(directory_fd, name), key, self._root)
                 file_fd = os.open(name, flags, dir_fd=directory_fd)
@@ -105,7 +104,7 @@ class LocalStore:
     def stat(self, key: str) -> BlobInfo:
         """Return the facts of a regular file."""
         *parts, name = key.split("/")
-        with _translated(f"looking at {key} in {self._root}"), _directory(self._root, parts) as directory_fd:
+        with os_errors_translated(f"looking at {key} in {self._root}"), _directory(self._root, parts) as directory_fd:
             return _info(key, _require_blob(_entry(directory_fd, name), key, self._root))
 
     def walk(self, prefix: str) -> Iterator[BlobInfo]:
@@ -125,7 +124,7 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Unlink a regular file, and the directories it leaves empty."""
         *parts, name = key.split("/")
-        with _translated(f"deleting {key} in {self._root}"):
+        with os_errors_translated(f"deleting {key} in {self._root}"):
             with _directory(self._root, parts) as directory_fd:
                 _require_blob(_entry(directory_fd, name), key, self._root)
                 os.unlink(name, dir_fd=directory_fd)
@@ -153,7 +152,7 @@ class LocalStore:
             raise ConfigurationError(f"{leftover.path!r} is not a temporary file", kind="bad_key")
         with (
             contextlib.suppress(BlobNotFoundError),
-            _translated(f"deleting {leftover.path} in {self._root}"),
+            os_errors_translated(f"deleting {leftover.path} in {self._root}"),
             _directory(self._root, parts) as directory_fd,
         ):
             os.unlink(name, dir_fd=directory_fd)
@@ -165,7 +164,7 @@ class LocalStore:
         # Below the root, a file or a symbolic link in place of a directory means: no keys there.
         absent = (FileNotFoundError, NotADirectoryError) if parts else (FileNotFoundError,)
         with (
-            _translated(doing),
+            os_errors_translated(doing),
             contextlib.suppress(*absent),
             _directory(self._root, parts) as directory_fd,
             os.scandir(directory_fd) as found,
@@ -181,21 +180,6 @@ class LocalStore:
                 yield "/".join((*parts, name)), facts
             elif stat.S_ISDIR(facts.st_mode) and not name.startswith("."):
                 yield from self._walk([*parts, name])
-
-
-@contextlib.contextmanager
-def _translated(doing: str, file: NewFile | None = None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BackupError):
-            raise  # ours already, and an OSError only by inheritance
-        facts: dict[str, Any] = {}
-        if file is not None:
-            facts["written_bytes"] = file.size_bytes
-            with contextlib.suppress(OSError):
-                facts["free_bytes"] = file.free_bytes()
-        raise translate_os_error(error, doing, **facts) from error
 
 
 @contextlib.contextmanager

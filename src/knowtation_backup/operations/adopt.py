@@ -20,7 +20,6 @@ from ..contracts import ArchiveSink, Clock, Codec, Observer, ignore_events, utc_
 from ..errors import (
     BackupError,
     BlobExistsError,
-    BlobNotFoundError,
     ConfigurationError,
     DecryptionError,
     IntegrityError,
@@ -40,10 +39,11 @@ from ..model.reports import Finding, Outcome
 from ..model.selection import ArchiveFilter
 from .catalog import list_archives
 from .describing import UNKNOWN_SOURCE
-from .examining import KNOWTATION_KIND, VAULT_EXPORT_KIND, Examined, examine
+from .examining import VAULT_EXPORT_KIND, Examined, examine
 from .metering import Meter
 from .naming import ArtifactName, ForeignName
-from .read import MAX_DETAILS_BYTES, read_manifest_bytes
+from .read import MAX_DETAILS_BYTES, is_stored, read_manifest_bytes
+from .recognising import KNOWTATION_KIND
 from .signatures import put_signatures, read_signatures
 from .unfolding import StoredFile, unfold
 from .writing import ArchiveWriter, generator
@@ -272,21 +272,13 @@ def _is_foreign(info: ArchiveInfo) -> bool:
 
 
 def _refuse_known(sink: ArchiveSink, archive_id: str) -> None:
-    if _exists(sink, manifest_key(archive_id)):
+    if is_stored(sink, manifest_key(archive_id)):
         message = f"{archive_id} is an archive already"
         raise ConfigurationError(message, kind="already_managed", hint="verify it", archive_id=archive_id)
-    if _exists(sink, side_key(archive_id, STARTED_NAME)):
+    if is_stored(sink, side_key(archive_id, STARTED_NAME)):
         message = f"{archive_id} is a backup of ours that was never finished, or is still being written"
         hint = "rename the file to adopt what there is of it"
         raise ConfigurationError(message, kind="unfinished_backup", hint=hint, archive_id=archive_id)
-
-
-def _exists(sink: ArchiveSink, key: str) -> bool:
-    try:
-        sink.stat(key)
-    except BlobNotFoundError:
-        return False
-    return True
 
 
 def _moment(found: Examined, info: BlobInfo, now: dt.datetime) -> tuple[dt.datetime, str]:

@@ -16,18 +16,14 @@ from ..exports.reader import ExportReader, ReadLimits
 from ..model.reports import Finding
 from .metering import Meter
 from .naming import ForeignName
-from .recognising import Form
+from .recognising import Form, is_export
 from .unfolding import Unfolded
 
-__all__ = ["KNOWTATION_KIND", "VAULT_EXPORT_KIND", "Examined", "examine"]
+__all__ = ["VAULT_EXPORT_KIND", "Examined", "examine"]
 
-KNOWTATION_KIND = "knowtation-"
-"""How the kinds of all Knowtation payloads begin."""
 VAULT_EXPORT_KIND = KINDS[2]
 _SINGLE = frozenset({KINDS[1], KINDS[2]})
 _RECORDS = "knowtation-backup-records"
-_OPAQUE = frozenset({"knowtation-attestation-export"})
-"""Payloads of Knowtation that no `ExportReader` reads."""
 _NAMED = {
     Form.TAR: frozenset({"duskmantle-state", "quri-backup"}),
     Form.ZIP: frozenset({"agentvault-encrypted-zip", "agentvault-full-backup"}),
@@ -107,8 +103,7 @@ def _opaque_kind(file_name: str, unfolded: Unfolded) -> str:
     if name is not None and not inside.kind and name.kind in _NAMED.get(inside.form, ()):
         return name.kind
     if inside.form in {Form.JSON, Form.RECORDS}:
-        read = inside.kind not in _OPAQUE and (not inside.kind or inside.kind.startswith(KNOWTATION_KIND))
-        return "" if read else inside.kind
+        return "" if not inside.kind or is_export(inside.kind) else inside.kind
     if inside.form in {Form.TAR, Form.ZIP}:
         return str(inside.form.value)
     message = f"{file_name} holds nothing that this release knows"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -15,12 +14,9 @@ from ..contracts import ArchiveSink, EncryptionCodec
 from ..errors import ManifestError, NoMatchingKeyError, TamperedError
 from ..model.manifest import CodecSpec, Manifest
 from ..model.signatures import SignaturePolicy
-from .read import read_details, read_manifest
+from .read import head_of, read_details, read_manifest
 
 __all__ = ["KeyCheck", "KeyCheckReport", "check_keys"]
-
-_HEADER_BYTES: Final = 320 << 10
-"""More than any header has."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,9 +88,7 @@ def check_keys(
 
 
 def _opening(sink: ArchiveSink, manifest: Manifest, codec: CodecSpec, ring: Sequence[RingKey]) -> Sequence[RingKey]:
-    def header() -> Iterator[bytes]:
-        return sink.read(manifest.artifact.key, size_bytes=min(_HEADER_BYTES, manifest.artifact.size_bytes))
-
+    header = head_of(sink, manifest.artifact)
     outermost = codec is manifest.codecs[-1]
     if codec.name == "ktb2" and outermost:
         return key_check(header, [key for key in ring if isinstance(key, (EncryptionKey, PrivateKey, Passphrase))])

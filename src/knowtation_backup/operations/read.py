@@ -26,8 +26,11 @@ from .metering import Meter
 from .signatures import require_signatures
 
 __all__ = [
+    "HEAD_BYTES",
     "MAX_DETAILS_BYTES",
     "codec_for",
+    "head_of",
+    "is_stored",
     "open_blob",
     "parse_manifest",
     "read",
@@ -39,6 +42,8 @@ __all__ = [
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DETAILS_BYTES = 512 << 20
+HEAD_BYTES = 320 << 10
+"""Enough of a sealed file to hold all of its header, in whatever format."""
 _LARGEST_HEADER_BYTES = 1 << 20
 """More than any container puts in front of a blob."""
 
@@ -63,6 +68,20 @@ def read_manifest(sink: ArchiveSink, archive_id: str, policy: SignaturePolicy | 
     if policy is not None:
         require_signatures(sink, archive_id, data, policy)
     return parse_manifest(archive_id, data)
+
+
+def is_stored(sink: ArchiveSink, key: str) -> bool:
+    """Return whether a blob is there."""
+    try:
+        sink.stat(key)
+    except BlobNotFoundError:
+        return False
+    return True
+
+
+def head_of(sink: ArchiveSink, ref: BlobRef) -> ReadBlob:
+    """Return what reads the beginning of a blob, with all of its header if it is sealed."""
+    return lambda: sink.read(ref.key, size_bytes=min(HEAD_BYTES, ref.size_bytes))
 
 
 def read_manifest_bytes(sink: ArchiveSink, archive_id: str) -> bytes:

@@ -16,13 +16,17 @@ from .._engine.canonical import JsonError
 from .._engine.jsonstream import JsonCursor
 from ..exports.entries import KINDS
 
-__all__ = ["HEAD_BYTES", "Form", "Recognised", "recognise"]
+__all__ = ["KNOWTATION_KIND", "MAX_SEEN_BYTES", "Form", "Recognised", "is_export", "recognise"]
 
-HEAD_BYTES = 64 << 10
+MAX_SEEN_BYTES = 64 << 10
 """As much of a file as is looked at."""
+KNOWTATION_KIND = "knowtation-"
+"""How the kinds of all Knowtation payloads begin."""
 
 _TAR_MAGIC_AT = 257
 _RECORDS_KIND = "knowtation-backup-records"
+_OPAQUE = frozenset({"knowtation-attestation-export"})
+"""Payloads of Knowtation that no `ExportReader` reads."""
 _AGENT_FORMATS = {
     "agentvault-full-backup-v1": "agentvault-full-backup",
     "agentvault-thoughtform-bundle-v1": "agentvault-thoughtform-bundle",
@@ -93,14 +97,19 @@ class Recognised:
         return self.form in _COMPRESSED
 
 
+def is_export(kind: str) -> bool:
+    """Whether payloads of this kind are what `ExportReader` reads."""
+    return kind.startswith(KNOWTATION_KIND) and kind not in _OPAQUE
+
+
 def recognise(head: bytes) -> Recognised:
     """
-    Return what a file is that begins with *head*, up to `HEAD_BYTES` of it; never fails, whatever the bytes.
+    Return what a file is that begins with *head*, up to `MAX_SEEN_BYTES` of it; never fails, whatever the bytes.
 
     Args:
         head: The first bytes. With fewer than 262 a tar archive is not seen.
     """
-    head = head[:HEAD_BYTES]
+    head = head[:MAX_SEEN_BYTES]
     form = Form.UNKNOWN if head else Form.EMPTY
     if head[_TAR_MAGIC_AT:].startswith(b"ustar"):
         form = Form.TAR
@@ -117,7 +126,7 @@ def recognise(head: bytes) -> Recognised:
 
 def _kind(facts: dict[str, Any]) -> str:
     kind, version, form = facts.get("kind"), facts.get("format_version"), facts.get("format")
-    if isinstance(kind, str) and kind.startswith("knowtation-"):
+    if isinstance(kind, str) and kind.startswith(KNOWTATION_KIND):
         return kind
     if isinstance(form, str) and form in _AGENT_FORMATS:
         return _AGENT_FORMATS[form]
@@ -131,7 +140,7 @@ def _first_members(head: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     # Cut, as heads are, or damaged: whoever reads all of it will see.
     with contextlib.suppress(JsonError):
-        cursor = JsonCursor([head], value_limit_bytes=HEAD_BYTES)
+        cursor = JsonCursor([head], value_limit_bytes=MAX_SEEN_BYTES)
         for key in cursor.members():
             facts[key] = None
             if cursor.peek() in {b"{", b"["}:

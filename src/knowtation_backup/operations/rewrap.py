@@ -44,15 +44,13 @@ from .backup import ReadBack
 from .marks import needed_marks, put_mark, read_marks
 from .metering import Meter
 from .naming import ArtifactName
-from .read import open_blob, read_details, read_manifest
+from .read import head_of, open_blob, read_details, read_manifest
 from .signatures import read_signatures
 from .writing import ArchiveWriter, Written, generator
 
 __all__ = ["RewrapOptions", "RewrapReport", "rewrap"]
 
 _FORMAT: Final = "ktb2"
-_HEADER_BYTES: Final = 320 << 10
-"""More than a header can have."""
 
 
 @attrs.frozen(kw_only=True)
@@ -264,11 +262,7 @@ def _checked(writer: ArchiveWriter, previous: Manifest, keys: _Keys, options: Re
     if Standing.of(marks).trashed_at is not None:
         message = f"{archive_id} is in the trash"
         raise ConfigurationError(message, kind="in_trash", hint="undelete it first", archive_id=archive_id)
-
-    def header() -> Iterator[bytes]:
-        return sink.read(previous.artifact.key, size_bytes=min(_HEADER_BYTES, previous.artifact.size_bytes))
-
-    if not ktb2.key_check(header, keys.open_with):
+    if not ktb2.key_check(head_of(sink, previous.artifact), keys.open_with):
         wanted = ", ".join(_key_ids(previous)) or "passphrases"
         message = f"none of the {len(keys.open_with)} keys opens {archive_id}, which is sealed to {wanted}"
         raise NoMatchingKeyError(message, hint="pass one of them in open_with=", wanted=_key_ids(previous))

@@ -22,14 +22,13 @@ from ..errors import (
 from ..model.blobs import BlobRef
 from ..model.manifest import CodecSpec
 from .metering import Meter
-from .recognising import Form, Recognised, recognise
+from .read import HEAD_BYTES
+from .recognising import KNOWTATION_KIND, Form, Recognised, recognise
 
 __all__ = ["StoredFile", "Unfolded", "unfold"]
 
 _MAX_LAYERS = 4
-_HEAD_BYTES = 320 << 10  # the largest header there is, that of KTB2, and then some
 _PAYLOADS = frozenset({Form.JSON, Form.RECORDS})
-_KNOWTATION = "knowtation-"
 
 
 class StoredFile:
@@ -78,7 +77,7 @@ class _Layer:
         """Return the first bytes, 320 KiB or somewhat more where there are as many."""
         if self._begun is None:
             self._begun = self._read()
-        while sum(map(len, self._parts)) < _HEAD_BYTES and (chunk := next(self._begun, None)) is not None:
+        while sum(map(len, self._parts)) < HEAD_BYTES and (chunk := next(self._begun, None)) is not None:
             self._parts.append(chunk)
         return b"".join(self._parts)
 
@@ -168,7 +167,7 @@ def _opened(codec: Codec, layer: _Layer) -> _Layer:
 
 def _is_payload(seen: Recognised) -> bool:
     """Whether it may be a payload of Knowtation; anything else is adopted as it is."""
-    return seen.form in _PAYLOADS and (not seen.kind or seen.kind.startswith(_KNOWTATION))
+    return seen.form in _PAYLOADS and (not seen.kind or seen.kind.startswith(KNOWTATION_KIND))
 
 
 def _compression(seen: Recognised, file_name: str) -> str:

@@ -35,7 +35,8 @@ from ..model.reports import Coverage, Finding, Sample, VerifyLevel, VerifyReport
 from ..model.signatures import SignaturePolicy
 from .marks import mark_names, needed_marks, read_mark, record_verification
 from .metering import Meter
-from .read import MAX_DETAILS_BYTES, codec_for, open_blob, parse_manifest, read_manifest_bytes
+from .read import MAX_DETAILS_BYTES, codec_for, is_stored, open_blob, parse_manifest, read_manifest_bytes
+from .recognising import is_export
 from .sampling import SampledBlobs, is_in_part
 from .signatures import read_signatures
 
@@ -48,9 +49,6 @@ MAX_SIDE_BLOBS = 20_000
 """Blobs beside an artifact that are looked at; genuine archives have a few, and a mark per event."""
 
 _WRONG_BYTES = (IntegrityError, DecryptionError, UnsupportedFormatError, BlobNotFoundError)
-_KNOWTATION = "knowtation-"
-_OPAQUE = frozenset({"knowtation-attestation-export"})
-"""Kinds that no `ExportReader` reads; their bytes are compared with the recorded digest."""
 _NOBODY = SignaturePolicy()
 
 
@@ -70,7 +68,7 @@ def verify(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     """
     Check one archive; every level includes those before it.
 
-    Constant memory apart from the details. At level ``content`` every sealed blob is read twice, any other once.
+    Constant memory apart from the details. At level ``content`` every blob is read once, in format KTB1 twice.
 
     Args:
         sink: Where the archive is.
@@ -169,7 +167,7 @@ class _Run:
 
     def require_manifest(self) -> None:
         """Refuse to judge an archive that is gone by now: who removes one removes its manifest first."""
-        if not self._exists(manifest_key(self.archive_id)):
+        if not is_stored(self.sink, manifest_key(self.archive_id)):
             message = f"{self.archive_id} was removed from {self.sink.location} while it was being verified"
             raise BlobNotFoundError(message, hint="list the archives", archive_id=self.archive_id)
 
@@ -180,7 +178,8 @@ class _Run:
         try:
             data = read_manifest_bytes(self.sink, self.archive_id)
         except BlobNotFoundError:
-            if not self._exists(self.archive_id) and not self._exists(side_key(self.archive_id, STARTED_NAME)):
+            started = side_key(self.archive_id, STARTED_NAME)
+            if not is_stored(self.sink, self.archive_id) and not is_stored(self.sink, started):
                 raise
             self.note("manifest_missing", where, "the backup was never finished: there is no manifest")
             return None
@@ -231,13 +230,6 @@ class _Run:
             mark = read_mark(self.sink, name)
             if mark is not None and mark.damage:
                 self.note("mark", name.key, mark.damage)
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self.sink.stat(key)
-        except BlobNotFoundError:
-            return False
-        return True
 
     def presence(self, manifest: Manifest) -> None:
         """Note blobs that are missing or of another size."""
@@ -340,8 +332,7 @@ class _Run:
         if ref.key in self.bad_keys:
             return
         if checker is None:
-            parsed = manifest.kind.startswith(_KNOWTATION) and manifest.kind not in _OPAQUE
-            checker = _check_knowtation if parsed else _check_bytes
+            checker = _check_knowtation if is_export(manifest.kind) else _check_bytes
         failure: list[BackupError] = []
         with contextlib.closing(_noting(open_blob(self.sink, ref, codec, unchecked=True), failure)) as payload:
             try:

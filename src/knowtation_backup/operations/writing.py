@@ -147,7 +147,7 @@ class ArchiveWriter:
             DecryptionError: *codec* does not open it.
         """
         ref = written.ref
-        opened = Meter(open_blob(self.sink, ref, codec))
+        opened = Meter(open_blob(self.sink, ref, codec, unchecked=True))  # judged, and passed to nobody
         opened.drain()
         if not same_plain(written, opened):
             message = f"{ref.key} opens to other bytes than were sealed"

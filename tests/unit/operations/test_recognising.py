@@ -21,11 +21,11 @@ from knowtation_backup.codecs.keys import EncryptionKey, Passphrase
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
 from knowtation_backup.codecs.ktb2 import Ktb2Codec
 from knowtation_backup.contracts import Codec
-from knowtation_backup.operations.recognising import HEAD_BYTES, Form, Recognised, recognise
+from knowtation_backup.operations.recognising import MAX_SEEN_BYTES, Form, Recognised, recognise
 
 KEY = EncryptionKey.generate()
 EXPORT = b'{"format_version":4,"kind":"knowtation-operator-full-export","exported_at":"x","users":[]}'
-VAULT = b'{"format_version":2,"kind":"knowtation-operator-vault-export","notes":[' + b"[]," * HEAD_BYTES
+VAULT = b'{"format_version":2,"kind":"knowtation-operator-vault-export","notes":[' + b"[]," * MAX_SEEN_BYTES
 AGENT = {"version": "1.1", "agentName": "bot", "timestamp": "x", "components": ["config"], "checksums": {"a": "b"}}
 BUNDLE = {"format": "agentvault-thoughtform-bundle-v1", "createdAt": "x", "manifest": AGENT, "entries": {}}
 
@@ -57,7 +57,7 @@ def sealed(codec: Codec) -> bytes:
         (EXPORT[:60], Form.JSON, "knowtation-operator-full-export"),
         (VAULT, Form.JSON, "knowtation-operator-vault-export"),
         (b'{"format_version":1,"exported_at":"x","proposals":[]}', Form.JSON, "knowtation-hosted-backup"),
-        (b'{"users":[' + b"0," * HEAD_BYTES, Form.JSON, ""),
+        (b'{"users":[' + b"0," * MAX_SEEN_BYTES, Form.JSON, ""),
         (b"{", Form.JSON, ""),
         (b'{"format_version":4,"kind":"other"}', Form.JSON, ""),
         (b'{"type":"export","exported_at":"x"}\n', Form.RECORDS, "knowtation-backup-records"),

@@ -33,6 +33,7 @@ from .._engine.adaptive import AdaptiveLimit
 from .._engine.cancellation import Cancellation
 from .._engine.canonical import JsonError, loads
 from .._engine.retrying import Retrier, RetryBudget, RetryPolicy
+from .._transport import GUARD, Guard, GuardedTransport
 from ..contracts import Clock, Observer, ignore_events, utc_now
 from ..errors import BackupError, ConfigurationError, ExportError, SourceUnavailableError
 from ..model.events import Event
@@ -56,7 +57,6 @@ from .schema import (
     parse_vaults,
 )
 from .stats import HubStats, Tally
-from .transport import GUARD, Guard, GuardedTransport
 
 __all__ = ["HubClient", "HubStats"]
 

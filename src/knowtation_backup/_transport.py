@@ -18,7 +18,7 @@ import attrs
 import httpcore
 import httpx
 
-from .._engine.cancellation import Cancellation
+from ._engine.cancellation import Cancellation
 
 __all__ = ["GUARD", "Guard", "GuardedTransport"]
 

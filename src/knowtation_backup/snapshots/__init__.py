@@ -1,0 +1,1 @@
+"""Canister snapshots: taking, keeping off-chain, proving and putting back."""

@@ -194,6 +194,11 @@ class Standing:
     damaged: tuple[str, ...] = ()
     """Keys of marks whose content could not be read; of those, only what the key says is taken into account."""
 
+    @property
+    def spoken_against(self) -> bool:
+        """Whether something was found wrong, or it is in quarantine or in the trash: never to be relied on."""
+        return self.quarantined or self.trashed_at is not None or self.failed_at is not None
+
     def is_pinned(self, now: dt.datetime) -> bool:
         """Whether a pin holds at *now*."""
         return self.pinned and (self.pinned_until is None or now < self.pinned_until)

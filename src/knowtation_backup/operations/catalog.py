@@ -81,9 +81,7 @@ def _with_superseded(listed: list[ArchiveInfo]) -> list[ArchiveInfo]:
 
 def _is_usable(info: ArchiveInfo) -> bool:
     """Whether nothing known speaks against reading an archive."""
-    standing = info.standing
-    spoken_against = standing.quarantined or standing.trashed_at is not None or standing.failed_at is not None
-    return info.has_manifest and info.state is ArchiveState.COMPLETE and not spoken_against
+    return info.has_manifest and info.state is ArchiveState.COMPLETE and not info.standing.spoken_against
 
 
 def find_archive(archives: Sequence[ArchiveInfo], text: str = "latest", *, verified: bool = False) -> ArchiveInfo:

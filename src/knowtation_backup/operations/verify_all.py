@@ -118,8 +118,7 @@ def find_good(archives: Sequence[ArchiveInfo], bad: ArchiveInfo) -> ArchiveInfo:
         and info.age_key < bad.age_key
         and info.state is ArchiveState.COMPLETE
         and info.standing.verified_at is not None
-        and not info.standing.quarantined
-        and info.standing.trashed_at is None
+        and not info.standing.spoken_against
     )
     found = max(older, key=lambda info: info.age_key, default=None)
     if found is None:

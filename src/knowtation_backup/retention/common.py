@@ -47,10 +47,8 @@ def newest_first(archives: Iterable[ArchiveInfo], *, now: dt.datetime) -> list[A
 
 def counts(info: ArchiveInfo) -> bool:
     """Whether an archive may take the place of another: ours, complete, and nothing known that speaks against it."""
-    standing = info.standing
-    spoken_against = standing.quarantined or standing.trashed_at is not None or standing.failed_at is not None
-    spoken_against |= bool(info.superseded_by)
-    return info.managed and info.state is ArchiveState.COMPLETE and not spoken_against
+    usable = info.state is ArchiveState.COMPLETE and not info.standing.spoken_against
+    return info.managed and usable and not info.superseded_by
 
 
 def is_verified(info: ArchiveInfo) -> bool:

@@ -4,29 +4,73 @@ Pooled HTTP connections whose waiting can be interrupted.
 The connections of ``httpcore`` wait in the operating system for as long as one read may take. Here every wait is cut
 into short slices, and between slices the thread looks at its guard: was the run cancelled, is the time for the whole
 attempt used up? This bounds servers that drip single bytes, headers included, and lets Ctrl-C end a run at once.
+
+What goes wrong below the level of HTTP statuses gets its name here too, alike for every service that is asked.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import email.utils
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import attrs
 import httpcore
 import httpx
 
 from ._engine.cancellation import Cancellation
+from .errors import BackupError, ConfigurationError, SourceError, SourceUnavailableError
 
-__all__ = ["GUARD", "Guard", "GuardedTransport"]
+__all__ = [
+    "GUARD",
+    "TRANSPORT_ERRORS",
+    "TRANSPORT_HINTS",
+    "Guard",
+    "GuardedTransport",
+    "excerpt",
+    "retry_after_seconds",
+    "transport_error",
+]
 
 GUARD = "knowtation_guard"
 """Name of the request extension that carries the `Guard`."""
 
+TRANSPORT_ERRORS: Final = (
+    httpx.TransportError,
+    httpx.StreamError,
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ProxyError,
+    OSError,
+)
+"""Everything a transport raises when a request fails below the level of HTTP statuses."""
+
+TRANSPORT_HINTS: Final[Mapping[str, str]] = {
+    "unreachable": "check the address, the network and that the service is running",
+    "timeout": "try again later, or raise the timeouts if the service is known to be slow",
+    "connection_lost": "try again later; check proxies between here and the service if it goes on",
+    "tls": "check the host name and the certificate authorities of this machine; the check is never skipped",
+}
+
 _SLICE_SECONDS = 0.25
 _KEEPALIVE_SECONDS = 30.0
+_EXCERPT_CHARACTERS = 200
+_CONNECT = (httpx.ConnectError, httpx.ConnectTimeout, httpcore.ConnectError, httpcore.ConnectTimeout)
+_TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_TIMEOUT = (httpx.TimeoutException, httpcore.TimeoutException)
+_LOCAL = (
+    httpx.LocalProtocolError,
+    httpcore.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+    httpcore.UnsupportedProtocol,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +92,7 @@ class GuardedTransport(httpx.BaseTransport):
     """
     An httpx transport over an ``httpcore`` pool of as many connections as there are threads.
 
-    It raises ``httpcore``'s exceptions; the hub client translates them together with those of httpx.
+    It raises ``httpcore``'s exceptions; `transport_error` translates them together with those of httpx.
     """
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None, http2: bool) -> None:
@@ -157,7 +201,29 @@ class _GuardedStream(httpcore.NetworkStream):
                 continue
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, timeout)
+        guard: Guard | None = getattr(self._active, "guard", None)
+        sock: socket.socket | None = self._inner.get_extra_info("socket")
+        if guard is None or sock is None:
+            self._inner.write(buffer, timeout)
+            return
+        # The stream below would not say how much of a large body was sent when its time is up, and copies what is left.
+        rest = memoryview(buffer)
+        waited_until = guard.clock() + (timeout if timeout is not None else guard.remaining_seconds)
+        while rest:
+            guard.cancellation.check()
+            left = min(waited_until, guard.deadline) - guard.clock()
+            if left <= 0:
+                raise httpcore.WriteTimeout("the request could not be sent in time")
+            try:
+                sock.settimeout(min(left, _SLICE_SECONDS))
+                sent = sock.send(rest)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise httpcore.WriteError(str(error)) from error
+            rest = rest[sent:]
+            if timeout is not None:
+                waited_until = guard.clock() + timeout
 
     def close(self) -> None:
         self._inner.close()
@@ -169,3 +235,84 @@ class _GuardedStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
+
+
+def transport_error(
+    error: BaseException, *, route: str, host: str, hints: Mapping[str, str] = TRANSPORT_HINTS
+) -> BackupError:
+    """
+    Return the error that a transport exception stands for; raise it outside the ``except`` block.
+
+    The exception itself is dropped: it refers to the request, and that to headers with secrets.
+    """
+    refusal = _tls_refusal(error)
+    if refusal is not None:
+        return SourceError(
+            f"no trustworthy TLS connection to {host}: {refusal}", kind="tls", hint=hints["tls"], route=route
+        )
+    if isinstance(error, _LOCAL):  # its text may quote a header
+        return ConfigurationError(f"the request to {host} cannot be sent as HTTP", kind="not_sendable", route=route)
+    if isinstance(error, _CONNECT):
+        reason = _system_reason(error)
+        return SourceUnavailableError(
+            f"cannot connect to {host}{reason}", kind="unreachable", hint=hints["unreachable"], route=route
+        )
+    if isinstance(error, _TIMEOUT):
+        return SourceUnavailableError(
+            f"{host} did not answer {route} in time", kind="timeout", hint=hints["timeout"], route=route
+        )
+    return SourceUnavailableError(
+        f"the connection to {host} broke during {route} ({type(error).__name__}{_system_reason(error)})",
+        kind="connection_lost",
+        hint=hints["connection_lost"],
+        route=route,
+    )
+
+
+def retry_after_seconds(value: str, *, now: dt.datetime) -> float:
+    """Return the seconds a ``Retry-After`` header asks for, 0 when it is absent, past, or unreadable."""
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def excerpt(body: bytes, secrets: Iterable[str] = ()) -> str:
+    """Return the first characters of an answer, fit to be shown, with *secrets* blotted out."""
+    text = body[: 4 * _EXCERPT_CHARACTERS + 4096].decode("utf-8", "replace")
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    text = " ".join(text.split())[:_EXCERPT_CHARACTERS]
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _causes(error: BaseException) -> Iterable[BaseException]:
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    return seen
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    """Return why TLS failed for good, `None` when it did not; a connection cut during the handshake may pass."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        if isinstance(cause, ssl.SSLError) and isinstance(error, _CONNECT) and not isinstance(cause, _TLS_CUT):
+            return cause.reason or "the handshake failed"
+    return None
+
+
+def _system_reason(error: BaseException) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            return f": {cause.strerror}"
+    return ""

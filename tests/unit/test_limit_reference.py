@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from knowtation_backup import _transport
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
 from knowtation_backup.codecs import _key_files, _ktb2_header, _ktb2_payload, _slots, _xz, _zstd, age, keys, ktb1, ktb2
 from knowtation_backup.exports import attestations, book, names, options, reader
-from knowtation_backup.hub import failures
 from knowtation_backup.hub import limits as hub_limits
 from knowtation_backup.ic import query
 from knowtation_backup.model import marks
@@ -35,7 +35,7 @@ INSTRUCTIONS = execution.InstructionLimits()
         (POLICY.attempts, 5, "| attempts per request | 5 |"),
         ((POLICY.first_delay_seconds, POLICY.multiplier, POLICY.max_delay_seconds), (0.5, 2, 30), "at most 30 s"),
         (POLICY.max_retry_after_seconds, 120, "may ask for | 120 s |"),
-        (failures._EXCERPT_CHARACTERS, 200, "| 200 characters |"),
+        (_transport._EXCERPT_CHARACTERS, 200, "| 200 characters |"),
         ((attestations._PAGE, query._MAX_REPLY_BYTES), (100, 4 * MIB), "| 100; 4 MiB; 60 s |"),
         (options._MAX_VAULT_CHARACTERS, 64, "| vault id | 64 characters"),
         (book._MAX_FINDINGS, 1_000, "| warnings in a report | 1,000;"),

@@ -33,13 +33,13 @@ from .._engine.adaptive import AdaptiveLimit
 from .._engine.cancellation import Cancellation
 from .._engine.canonical import JsonError, loads
 from .._engine.retrying import Retrier, RetryBudget, RetryPolicy
-from .._transport import GUARD, Guard, GuardedTransport
+from .._transport import GUARD, TRANSPORT_ERRORS, Guard, GuardedTransport, transport_error
 from ..contracts import Clock, Observer, ignore_events, utc_now
 from ..errors import BackupError, ConfigurationError, ExportError, SourceUnavailableError
 from ..model.events import Event
 from .address import HubAddress
 from .encoding import encode_segment, secret_text, tenant_headers
-from .failures import HINTS, TRANSPORT_ERRORS, HubReply, error_code, reply_error, transport_error
+from .failures import HINTS, HubReply, error_code, reply_error
 from .limits import HubLimits, HubTimeouts
 from .preflight import PreflightReport
 from .schema import (
@@ -429,7 +429,7 @@ class HubClient:
             finally:
                 response.close()
         except TRANSPORT_ERRORS as error:
-            failure = transport_error(error, route=route, host=address.host)
+            failure = transport_error(error, route=route, host=address.host, hints=HINTS)
         else:
             self._tally.request(len(body))
             return HubReply(

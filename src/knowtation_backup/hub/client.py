@@ -19,14 +19,12 @@ from __future__ import annotations
 import io
 import random as _random
 import ssl
-import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import attrs
 import httpx
 
 from .._engine.adaptive import AdaptiveLimit
@@ -38,6 +36,7 @@ from ..contracts import Clock, Observer, ignore_events, utc_now
 from ..errors import BackupError, ConfigurationError, ExportError, SourceUnavailableError
 from ..model.events import Event
 from .address import HubAddress
+from .carrier import HubCarrier, HubRequest
 from .encoding import encode_segment, secret_text, tenant_headers
 from .failures import HINTS, HubReply, error_code, reply_error
 from .limits import HubLimits, HubTimeouts
@@ -57,46 +56,11 @@ from .schema import (
     parse_vaults,
 )
 from .stats import HubStats, Tally
+from .wiring import Settings, Wire
 
 __all__ = ["HubClient", "HubStats"]
 
 T = TypeVar("T")
-
-
-@attrs.define(kw_only=True, eq=False)
-class _Wire:
-    """What all clients of one hub share: connections, and which host turned out to be right."""
-
-    given: HubAddress
-    address: HubAddress
-    """At first the given one, the raw host once the verifying gateway refused."""
-    transport: httpx.BaseTransport
-    second: httpx.BaseTransport
-    """Other connections, for reading the same thing twice independently."""
-    owned: bool
-    lock: threading.Lock = attrs.field(factory=threading.Lock)
-
-    def close(self) -> None:
-        if self.owned:
-            self.transport.close()
-            self.second.close()
-
-
-@attrs.frozen(kw_only=True)
-class _Settings:
-    operator_key: str | None = attrs.field(repr=False)
-    gateway_secret: str | None = attrs.field(repr=False)
-    timeouts: HubTimeouts
-    limits: HubLimits
-    retry: RetryPolicy
-    sleep: Callable[[float], None] | None
-    random: Callable[[], float]
-    monotonic: Callable[[], float]
-    clock: Clock
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        return tuple(secret for secret in (self.operator_key, self.gateway_secret) if secret)
 
 
 class HubClient:
@@ -143,7 +107,7 @@ class HubClient:
         monotonic: Callable[[], float] = time.monotonic,
         clock: Clock = utc_now,
     ) -> None:
-        self._settings = _Settings(
+        self._settings = Settings(
             operator_key=secret_text(operator_key, "operator_key"),
             gateway_secret=secret_text(gateway_secret, "gateway_secret"),
             timeouts=timeouts or HubTimeouts(),
@@ -160,13 +124,21 @@ class HubClient:
             if context is None and parsed.scheme == "https":
                 context = httpx.create_ssl_context()
             pools = [GuardedTransport(ssl_context=context, http2=http2) for _ in range(2)]
-            self._wire = _Wire(given=parsed, address=parsed, transport=pools[0], second=pools[1], owned=True)
+            self._wire = Wire(given=parsed, address=parsed, transport=pools[0], second=pools[1], owned=True)
         else:
-            self._wire = _Wire(given=parsed, address=parsed, transport=transport, second=transport, owned=False)
+            self._wire = Wire(given=parsed, address=parsed, transport=transport, second=transport, owned=False)
         self._bind(observer, Cancellation(), AdaptiveLimit(1024), RetryBudget())
 
-    def _bind(self, observer: Observer, cancellation: Cancellation, limit: AdaptiveLimit, budget: RetryBudget) -> None:
+    def _bind(
+        self,
+        observer: Observer,
+        cancellation: Cancellation,
+        limit: AdaptiveLimit,
+        budget: RetryBudget,
+        carrier: HubCarrier | None = None,
+    ) -> None:
         self._observer = observer
+        self._carrier = carrier
         self._cancellation = cancellation
         self._limit = limit
         self._tally = Tally()
@@ -184,16 +156,17 @@ class HubClient:
         cancellation: Cancellation,
         concurrency: int,
         budget: RetryBudget | None = None,
+        carrier: HubCarrier | None = None,
     ) -> HubClient:
         """
         Return a client over the same connections with its own cancellation, retry budget, limit and statistics.
 
-        It need not be closed.
+        It need not be closed. With a *carrier* every request goes that way, and none over the connections.
         """
         bound = object.__new__(HubClient)
         bound._settings = self._settings
         bound._wire = self._wire
-        bound._bind(observer, cancellation, AdaptiveLimit(concurrency), budget or RetryBudget())
+        bound._bind(observer, cancellation, AdaptiveLimit(concurrency), budget or RetryBudget(), carrier)
         return bound
 
     @property
@@ -371,10 +344,13 @@ class HubClient:
     def _admitted(self, route: str, path: str, headers: Sequence[tuple[bytes, bytes]], *, independent: bool) -> bytes:
         self._cancellation.check()
         with self._limit.admit(self._cancellation) as current:
-            address = self._wire.address
-            reply = self._send(address, route, path, headers, independent=independent)
-            if reply.status == 503 and not error_code(reply.body) and self._switch_to_raw(address):
-                reply = self._send(self._wire.address, route, path, headers, independent=independent)
+            if self._carrier is not None:
+                reply = self._carry(self._carrier, route, path, headers)
+            else:
+                address = self._wire.address
+                reply = self._send(address, route, path, headers, independent=independent)
+                if reply.status == 503 and not error_code(reply.body) and self._switch_to_raw(address):
+                    reply = self._send(self._wire.address, route, path, headers, independent=independent)
         if reply.ok:
             self._limit.succeeded()
             return reply.body
@@ -382,6 +358,26 @@ class HubClient:
         if error.retryable:
             self._limit.overloaded(current)
         raise error
+
+    def _carry(self, carrier: HubCarrier, route: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> HubReply:
+        # No gateway in between, so none of the headers that are meant for one.
+        all_headers = [*self._secret_headers(), *headers]
+        request = HubRequest(
+            route=route,
+            target=path,
+            headers=tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in all_headers),
+            timeout_seconds=self._settings.timeouts.total_seconds,
+            cancellation=self._cancellation,
+        )
+        received = 0
+        try:
+            reply = carrier.carry(request)
+            received = len(reply.body)
+        finally:
+            self._tally.request(received)
+        if received > self._settings.limits.reply_bytes:
+            raise self._too_large(route)
+        return reply
 
     def _switch_to_raw(self, refused: HubAddress) -> bool:
         """Go to the raw host from now on, if there is one; `True` when the request is worth sending again."""
@@ -444,10 +440,18 @@ class HubClient:
 
     def _common_headers(self) -> list[tuple[bytes, bytes]]:
         # Plain bodies only: a compressed one could be a bomb, and the limit would have to be checked while inflating.
-        headers = [(b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
-        if self._settings.gateway_secret is not None:
-            headers.append((b"X-Gateway-Auth", self._settings.gateway_secret.encode("latin-1")))
-        return headers
+        return [(b"Accept", b"application/json"), (b"Accept-Encoding", b"identity"), *self._secret_headers()]
+
+    def _secret_headers(self) -> list[tuple[bytes, bytes]]:
+        secret = self._settings.gateway_secret
+        return [] if secret is None else [(b"X-Gateway-Auth", secret.encode("latin-1"))]
+
+    def _too_large(self, route: str) -> ExportError:
+        limit = self._settings.limits.reply_bytes
+        message = f"the reply to {route} is larger than {limit} bytes"
+        return ExportError(
+            message, kind="reply_too_large", hint=HINTS["reply_too_large"], route=route, limit_bytes=limit
+        )
 
     def _body(self, response: httpx.Response, route: str, deadline: float) -> bytes:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
@@ -460,9 +464,7 @@ class HubClient:
         for part in stream:
             body.write(part)
             if body.tell() > limit:
-                message = f"the reply to {route} is larger than {limit} bytes"
-                hint = HINTS["reply_too_large"]
-                raise ExportError(message, kind="reply_too_large", hint=hint, route=route, limit_bytes=limit)
+                raise self._too_large(route)
             if self._settings.monotonic() > deadline:
                 message = f"the reply to {route} was not complete after {self._settings.timeouts.total_seconds:g} s"
                 raise SourceUnavailableError(message, kind="timeout", hint=HINTS["timeout"], route=route)

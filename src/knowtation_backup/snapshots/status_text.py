@@ -284,7 +284,7 @@ class _Facts:
 
     def put_hash(self, value: object) -> None:
         match = _HASH.fullmatch(value) if isinstance(value, str) else None
-        if match is not None or value == "None":
+        if match is not None or value in {"None", "<none>"}:  # dfx, icp
             self.put("hash", (None if match is None else bytes.fromhex(match[1]),))
 
     def put_heading(self, name: str | None = None, id: str | None = None, state: str | None = None) -> None:  # noqa: A002 - the groups of the patterns

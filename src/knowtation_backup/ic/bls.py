@@ -1,0 +1,59 @@
+"""
+BLS signatures of subnets: the one place that knows pyblst.
+
+Source:
+    internet-computer reference, B.2: BLS12-381, signatures in G1, keys in G2, both compressed.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import pyblst
+
+__all__ = ["PUBLIC_KEY_BYTES", "SIGNATURE_BYTES", "verify"]
+
+PUBLIC_KEY_BYTES: Final = 96
+SIGNATURE_BYTES: Final = 48
+
+_SUITE: Final = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
+_GENERATOR: Final = bytes.fromhex(
+    "93e02b6052719f607dacd3a088274f65596bd0d09920b61ab5da61bbdc7f5049334cf11213945d57e5ac7d055d042b7e"
+    "024aa2b2f08f0a91260805272dc51051c6e47ad4fa403b02b4510b647ae3d1770bac0326a805bbefd48056c8c121bdb8"
+)
+"""Of G2."""
+_INFINITY: Final = 0x40
+"""Flag in the first byte of a compressed point. A key at infinity verifies the signature at infinity of anything."""
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """
+    Say whether *signature* is that of *message* by the holder of *public_key*.
+
+    Bytes that are no point of the right group, and points at infinity, are simply no signature or key.
+    """
+    try:
+        key, point = _key(bytes(public_key)), _signature(bytes(signature))
+    except ValueError:
+        return False
+    hashed = pyblst.BlstP1Element.hash_to_group(message, _SUITE)
+    return bool(pyblst.final_verify(pyblst.miller_loop(point, _generator()), pyblst.miller_loop(hashed, key)))
+
+
+def _signature(data: bytes) -> Any:
+    if len(data) != SIGNATURE_BYTES or data[0] & _INFINITY:
+        raise ValueError("not a signature")
+    return pyblst.BlstP1Element.uncompress(data)  # checks curve and subgroup
+
+
+@functools.lru_cache(maxsize=64)
+def _key(data: bytes) -> Any:
+    if len(data) != PUBLIC_KEY_BYTES or data[0] & _INFINITY:
+        raise ValueError("not a key")
+    return pyblst.BlstP2Element.uncompress(data)
+
+
+@functools.lru_cache(maxsize=1)
+def _generator() -> Any:
+    return pyblst.BlstP2Element.uncompress(_GENERATOR)

@@ -281,6 +281,6 @@ class _TreeReader:
 
 def _shown(path: Path) -> str:
     return "/" + "/".join(
-        label.decode() if label.isalnum() or label.isascii() and label.replace(b"_", b"").isalnum() else label.hex()
+        label.decode() if label.isalnum() or (label.isascii() and label.replace(b"_", b"").isalnum()) else label.hex()
         for label in path
     )

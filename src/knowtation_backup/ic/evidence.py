@@ -18,7 +18,7 @@ import attrs
 
 from ..errors import CertificateError, ConfigurationError
 from ..model.ids import MANAGEMENT_CANISTER, Principal
-from .cbor import Buffer, CborError, append, decode, encode, head
+from .cbor import Buffer, CborError, append, decode, encode, head, listed
 from .certificate import Certificate, Delegation, moment, verify_certificate
 from .hash_tree import Found, leaf_digest
 from .wire import buffers_of, request_id
@@ -91,7 +91,7 @@ class DelegationBook:
         """Read what `to_cbor` returned; raises `CertificateError`."""
         book = cls()
         try:
-            for pair in _listed(decode(data)):
+            for pair in listed(decode(data)):
                 match pair:
                     case [memoryview() as subnet_id, memoryview() as certificate]:
                         subnet = Principal(bytes(subnet_id))
@@ -154,7 +154,12 @@ class CallEvidence:
         )
 
     def check(
-        self, *, arg: Buffer | Sequence[Buffer], reply: Buffer | Sequence[Buffer], root_key: bytes
+        self,
+        *,
+        arg: Buffer | Sequence[Buffer] | None = None,
+        arg_sha256: bytes | None = None,
+        reply: Buffer | Sequence[Buffer],
+        root_key: bytes,
     ) -> dt.datetime:
         """
         Return when the subnet certified that *reply* is the answer to this call with *arg*.
@@ -163,6 +168,7 @@ class CallEvidence:
 
         Args:
             arg: The argument of the call, whole or in parts.
+            arg_sha256: Instead of *arg*, the SHA-256 of one that is not known in full because it holds a secret.
             reply: The reply, whole or in parts.
             root_key: Of the network, in DER form.
 
@@ -170,19 +176,19 @@ class CallEvidence:
             CertificateError: Kinds of `verify_certificate`, and ``evidence_question`` (the record is not about this
                 call) or ``evidence_reply`` (the subnet certified another reply).
         """
-        arguments = buffers_of(arg)
-        self._check_routing(arguments)
+        arguments = None if arg is None else buffers_of(arg)
+        self._check_routing(arguments or ())
         certificate = self._read_certificate()
         verify_certificate(
             certificate, root_key=root_key, effective_canister_id=self.effective_canister_id, now_ns=None
         )
-        below = (_REQUEST_STATUS, request_id(self._content(), arguments))
+        below = (_REQUEST_STATUS, request_id(self._content(), arguments, arg_sha256=arg_sha256))
         status = certificate.lookup(*below, b"status")
         if not isinstance(status, Found):
             message = f"the evidence is not about this call of {self.method_name!r}"
             hint = "the argument, or a field of the record, is not what was sent"
             raise CertificateError(message, kind="evidence_question", hint=hint)
-        if status.value != b"replied":
+        if bytes(status.value) != b"replied":
             raise CertificateError("the evidence is about a call without reply", kind="evidence_reply")
         if certificate.tree.digest_at(*below, b"reply") != leaf_digest(buffers_of(reply)):
             message = f"the reply to {self.method_name!r} is not the one that the subnet certified"
@@ -301,12 +307,6 @@ def _delegation(value: object, shared: DelegationBook | None) -> Delegation | No
         case [memoryview() as subnet_id, memoryview() as certificate] if shared is None:
             return Delegation(subnet_id=Principal(bytes(subnet_id)), certificate=bytes(certificate))
     raise CborError("its delegation is malformed")
-
-
-def _listed(value: object) -> list[object]:
-    if isinstance(value, list):
-        return value
-    raise CborError("it is no list")
 
 
 def _malformed(why: str) -> CertificateError:

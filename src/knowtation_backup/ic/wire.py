@@ -89,20 +89,25 @@ def content_hash(fields: Mapping[str, Any]) -> bytes:
     return _hash_of_pairs([(name, _hash(value)) for name, value in fields.items() if value is not None])
 
 
-def request_id(content: Mapping[str, Any], arg: Buffer | Sequence[Buffer] | None = None) -> bytes:
+def request_id(
+    content: Mapping[str, Any], arg: Buffer | Sequence[Buffer] | None = None, *, arg_sha256: bytes | None = None
+) -> bytes:
     """
     Return the id of a request: the hash of its content.
 
     Args:
         content: All fields; without ``arg`` when that is given apart.
         arg: The argument, whole or in parts; hashed part by part.
+        arg_sha256: Instead of *arg*, its SHA-256: all that the id depends on.
     """
     pairs = [(name, _hash(value)) for name, value in content.items() if value is not None]
     if arg is not None:
         hasher = hashlib.sha256()
         for part in buffers_of(arg):
             hasher.update(part)
-        pairs.append(("arg", hasher.digest()))
+        arg_sha256 = hasher.digest()
+    if arg_sha256 is not None:
+        pairs.append(("arg", arg_sha256))
     return _hash_of_pairs(pairs)
 
 

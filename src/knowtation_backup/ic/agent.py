@@ -151,6 +151,7 @@ class Agent:
         *,
         effective_canister_id: Principal | None = None,
         repeatable: bool = False,
+        nonce: bytes | None = None,
         deadline_seconds: float | None = None,
         cancellation: Cancellation | None = None,
         on_retry: OnRetry | None = None,
@@ -168,6 +169,8 @@ class Agent:
             effective_canister_id: Where to route it: for management calls, the canister that they are about.
             repeatable: Whether executing it twice does no harm, as with reads. Then a fresh envelope is sent when the
                 former one has expired, and no outcome is looked up after lost answers.
+            nonce: Up to 32 bytes of the caller's that become part of the request, and so of what the network certifies;
+                random when `None`. Calls alike in everything, expiry included, are one call to the network.
             deadline_seconds: For everything together; ``AgentTimeouts.call_seconds`` when `None`.
             cancellation: Ends the waiting, not the call.
             on_retry: Told each failure that is waited out; kinds ``overloaded`` and ``rate_limited`` ask for fewer
@@ -195,6 +198,7 @@ class Agent:
             repeatable=repeatable,
             waiting=self._waiting(deadline_seconds or self._timeouts.call_seconds, cancellation),
             on_retry=on_retry,
+            nonce=nonce,
         ).run()
 
     def query(  # noqa: PLR0913 - the parts of a query

@@ -75,6 +75,7 @@ class CallRun:
     repeatable: bool
     waiting: Waiting
     on_retry: OnRetry | None
+    nonce: bytes | None = None
     _message: _Message = attrs.field(init=False)
     _failed: int = attrs.field(init=False, default=0)
     """Attempts that failed in a row, for growing delays."""
@@ -104,7 +105,9 @@ class CallRun:
             raise
 
     def _renew(self) -> None:
-        fields = {"canister_id": self.canister_id.raw, "method_name": self.method, "arg": self.arg}
+        fields: dict[str, Any] = {"canister_id": self.canister_id.raw, "method_name": self.method, "arg": self.arg}
+        if self.nonce is not None:
+            fields["nonce"] = self.nonce
         self._message = _Message(request=self.link.signed("call", fields))
 
     # -- sending ------------------------------------------------------------------------------------------------------

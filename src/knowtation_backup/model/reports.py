@@ -37,6 +37,7 @@ class Outcome(enum.IntEnum):
     """How an operation ended; the value is the exit code scripts are documented to use."""
 
     OK = 0
+    FAILED = 1
     PARTIAL = 3
     DIFFERENT = 4
     REFUSED = 5

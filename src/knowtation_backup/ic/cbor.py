@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["SELF_DESCRIBED", "Buffer", "CborError", "CborReader", "append", "decode", "encode", "head"]
+__all__ = ["SELF_DESCRIBED", "Buffer", "CborError", "CborReader", "append", "decode", "encode", "head", "listed"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -44,7 +44,7 @@ class CborReader:
 
     def __init__(self, data: Buffer, *, deepest: int = _DEEPEST, most_items: int = _MOST_ITEMS) -> None:
         self.view: memoryview = memoryview(data).cast("B")
-        self.position: int = 3 if self.view[:3] == SELF_DESCRIBED else 0
+        self.position: int = 3 if bytes(self.view[:3]) == SELF_DESCRIBED else 0
         self._deepest = deepest
         self._items_left = most_items
 
@@ -150,9 +150,18 @@ def decode(data: Buffer, *, deepest: int = _DEEPEST, most_items: int = _MOST_ITE
     return value
 
 
+def listed(value: object) -> list[Any]:
+    """Return *value* if it is an array; raises `CborError`."""
+    if isinstance(value, list):
+        return value
+    raise CborError("an array is missing")
+
+
 def head(kind: int, number: int) -> bytes:
     """Return the shortest start of a value of major type *kind*."""
     kind <<= 5
+    if number < 0:
+        raise CborError("a number is negative")
     if number < 24:
         return bytes((kind | number,))
     for low, length in ((24, 1), (25, 2), (26, 4), (27, 8)):
@@ -170,10 +179,8 @@ def append(value: object, parts: list[Buffer]) -> None:
             parts.append(b"\xf6")
         case int():
             parts.append(head(0, value))
-        case bytes() | bytearray():
-            parts += (head(2, len(value)), value)
-        case memoryview():
-            parts += (head(2, value.nbytes), value)
+        case bytes() | bytearray() | memoryview():
+            parts += (head(2, memoryview(value).nbytes), value)
         case str():
             encoded = value.encode()
             parts += (head(3, len(encoded)), encoded)

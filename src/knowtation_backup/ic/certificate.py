@@ -208,7 +208,8 @@ def _check_time(
         message = f"the {what} is too old: of {_text(time_ns)}, and now is {_text(now_ns)} ({_span(seconds)} later)"
         hint = "the node lags behind or replays an old answer, or this machine's clock is ahead; compare the clocks"
     else:
-        message = f"the {what} is from the future: of {_text(time_ns)}, and now is {_text(now_ns)} ({_span(-seconds)} earlier)"
+        times = f"of {_text(time_ns)}, and now is {_text(now_ns)} ({_span(-seconds)} earlier)"
+        message = f"the {what} is from the future: {times}"
         hint = "set this machine's clock, which is most likely slow"
     raise CertificateError(message, kind="certificate_time", hint=hint, too_old=seconds > 0, **facts)
 

@@ -18,7 +18,7 @@ import attrs
 from ..errors import CertificateError, ConfigurationError
 from ..model.ids import Principal
 from .bls import PUBLIC_KEY_BYTES
-from .cbor import Buffer, CborError, decode
+from .cbor import Buffer, CborError, decode, listed
 from .hash_tree import Found, HashTree, Unknown
 
 __all__ = [
@@ -125,10 +125,7 @@ def _shards(tree: HashTree, subnet_id: Principal) -> tuple[tuple[bytes, Ranges],
 
 def _ranges(data: Buffer) -> Ranges:
     try:
-        pairs = decode(data, deepest=2)
-        if not isinstance(pairs, list):
-            raise CborError("it is no list")
-        return tuple(_pair(pair) for pair in pairs)
+        return tuple(_pair(pair) for pair in listed(decode(data, deepest=2)))
     except CborError as error:
         raise CertificateError(f"canister ranges are malformed: {error}", kind="certificate_malformed") from None
 

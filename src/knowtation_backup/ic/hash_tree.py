@@ -280,7 +280,4 @@ class _TreeReader:
 
 
 def _shown(path: Path) -> str:
-    return "/" + "/".join(
-        label.decode() if label.isalnum() or (label.isascii() and label.replace(b"_", b"").isalnum()) else label.hex()
-        for label in path
-    )
+    return "/" + "/".join(label.decode() if label.replace(b"_", b"").isalnum() else label.hex() for label in path)

@@ -281,7 +281,7 @@ class _ForeignIdentity(_Secretive):
         try:
             _, signature = self._sign(message)
             return bytes(signature)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - other people's code may raise anything
             # Neither its text nor its frames: the key may be in both.
             text = f"the given identity failed to sign ({type(error).__name__})"
             raise ConfigurationError(text, kind="bad_identity") from None

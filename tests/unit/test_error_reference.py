@@ -13,6 +13,9 @@ import knowtation_backup
 from knowtation_backup import errors
 from knowtation_backup._engine.local_files import translate_os_error
 from knowtation_backup.hub.failures import HubReply, reply_error
+from knowtation_backup.ic import rejections
+from knowtation_backup.ic.answers import http_refusal
+from knowtation_backup.ic.sending import HttpAnswer
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "reference" / "errors.md").read_text()
@@ -106,6 +109,9 @@ def test_every_kind_is_on_the_page_and_no_other() -> None:
     moment = dt.datetime(2026, 4, 8, tzinfo=dt.UTC)
     computed = {reply_error(reply, secrets=(), now=moment).kind for reply in replies}
     computed |= {translate_os_error(OSError(number, "x"), "writing").kind for number in range(1, 134)}
+    answers = [HttpAnswer(route="r", status=s, body=b"", cause=c) for s in statuses for c in ("", "canister_not_found")]
+    computed |= {http_refusal(answer, now=moment).kind for answer in answers}
+    computed |= {*rejections.KINDS.values(), *rejections.REJECT_KINDS.values(), "not_loadable"}
     assert _rows("Kinds") == _kinds() | computed
 
 

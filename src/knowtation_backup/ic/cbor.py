@@ -86,12 +86,12 @@ class CborReader:
             raise CborError("a text is missing")
         return self._decoded(length)
 
-    def map_size(self) -> int:
-        """Read the start of a map."""
+    def map_size(self, most: int) -> int:
+        """Read the start of a map of *most* fields at most."""
         kind, size = self.head()
-        if kind != 5:
-            raise CborError("a map is missing")
-        return self._counted(size)
+        if kind != 5 or size > most:
+            raise CborError("a map is missing or has too many fields")
+        return size
 
     def item(self, depth: int = 0) -> Any:
         """Read any one value."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 import attrs
@@ -18,7 +18,7 @@ import attrs
 from ..errors import ConfigurationError
 from ..model.ids import Principal
 
-__all__ = ["DelegationChain", "SignedDelegation"]
+__all__ = ["DelegationChain", "SignedDelegation", "check_delegations"]
 
 _MOST_LINKS: Final = 20
 _MOST_TARGETS: Final = 1_000
@@ -146,18 +146,25 @@ class DelegationChain:
         Raises:
             ConfigurationError: Kinds ``delegation_expired``, ``delegation_target`` and ``delegation_permissions``.
         """
-        if self.expires_at_ns <= now_ns:
-            expired = dt.datetime.fromtimestamp(self.expires_at_ns // 10**9, dt.UTC).isoformat()
-            message = f"the delegation expired at {expired}"
-            raise ConfigurationError(message, kind="delegation_expired", hint="sign in again to get a new one")
-        targets = self.targets
-        if canister_id is not None and targets is not None and canister_id not in targets:
-            message = f"the delegation is not for canister {canister_id}"
-            hint = "its targets must include the canister; management calls go to aaaaa-aa"
-            raise ConfigurationError(message, kind="delegation_target", hint=hint)
-        if not query and any(link.permissions == "queries" for link in self.delegations):
-            message = "the delegation is for queries only"
-            raise ConfigurationError(message, kind="delegation_permissions", hint="ask for one with all permissions")
+        check_delegations(self.delegations, now_ns=now_ns, canister_id=canister_id, query=query)
+
+
+def check_delegations(
+    links: Sequence[SignedDelegation], *, now_ns: int, canister_id: Principal | None = None, query: bool = False
+) -> None:
+    """Do what `DelegationChain.check_at` does, for the links of any identity; none at all are always fine."""
+    first = min((link.expires_at_ns for link in links), default=None)
+    if first is not None and first <= now_ns:
+        expired = dt.datetime.fromtimestamp(first // 10**9, dt.UTC).isoformat()
+        message = f"the delegation expired at {expired}"
+        raise ConfigurationError(message, kind="delegation_expired", hint="sign in again to get a new one")
+    if canister_id is not None and any(link.targets is not None and canister_id not in link.targets for link in links):
+        message = f"the delegation is not for canister {canister_id}"
+        hint = "its targets must include the canister; management calls go to aaaaa-aa"
+        raise ConfigurationError(message, kind="delegation_target", hint=hint)
+    if not query and any(link.permissions == "queries" for link in links):
+        message = "the delegation is for queries only"
+        raise ConfigurationError(message, kind="delegation_permissions", hint="ask for one with all permissions")
 
 
 def _bytes(value: object) -> bytes:

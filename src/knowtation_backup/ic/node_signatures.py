@@ -101,7 +101,9 @@ def verify_query_signatures(
         raise CertificateError(message, kind="node_signature")
     for signature in signatures:
         match signature:
-            case {"timestamp": int(time_ns), "signature": data, "identity": identity} if _are_bytes(data, identity):
+            case {"timestamp": time_ns, "signature": data, "identity": identity} if _is_number(time_ns) and _are_bytes(
+                data, identity
+            ):
                 node = _known_node(bytes(identity), keys)
                 _check_time(node, time_ns, now_ns, max_age)
                 signable = {**signed, "request_id": request_id, "timestamp": time_ns}
@@ -114,12 +116,16 @@ def _are_bytes(*values: object) -> bool:
     return all(isinstance(value, (bytes, bytearray, memoryview)) for value in values)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
 def _signed_fields(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return what nodes sign; whatever else an answer holds is not covered and must not be used."""
     match answer:
         case {"status": "replied", "reply": {"arg": arg}} if _are_bytes(arg):
             return {"status": "replied", "reply": {"arg": arg}}
-        case {"status": "rejected", "reject_code": int(code), "reject_message": str(text)} if code >= 0:
+        case {"status": "rejected", "reject_code": code, "reject_message": str(text)} if _is_number(code):
             name = answer.get("error_code")
             if name is None or isinstance(name, str):
                 return {"status": "rejected", "reject_code": code, "reject_message": text, "error_code": name}

@@ -149,7 +149,7 @@ def verify_certificate(
     if certificate.delegation is not None:
         facts = _delegated(certificate.delegation, root_key)
         key = facts.public_key
-    _check_signature(certificate, key, "the certificate", "certificate_signature")
+    _check_signature(certificate, key)
     if facts is not None and effective_canister_id is not None and not facts.covers(effective_canister_id.raw):
         raise _wrong_subnet(facts, effective_canister_id)
     time_ns = certificate.time_ns
@@ -166,14 +166,15 @@ def _delegated(delegation: Delegation, root_key: bytes) -> SubnetFacts:
             message = f"the delegation to subnet {delegation.subnet_id} rests on another delegation"
             hint = "only the root subnet delegates; whoever answered is not a node of this network"
             raise CertificateError(message, kind="certificate_delegation", hint=hint)
-        what = f"the delegation to subnet {delegation.subnet_id}"
-        _check_signature(inner, root_bls_key(root_key), what, "certificate_delegation")
+        _check_signature(inner, root_bls_key(root_key), delegated_to=delegation.subnet_id)
         return SubnetFacts.read(delegation.subnet_id, inner.tree, inner.time_ns)
 
     return _VERDICTS.get(root_key, delegation.subnet_id.raw, delegation.certificate, verified)
 
 
-def _check_signature(certificate: Certificate, key: bytes, what: str, kind: str) -> None:
+def _check_signature(certificate: Certificate, key: bytes, *, delegated_to: Principal | None = None) -> None:
+    kind = "certificate_signature" if delegated_to is None else "certificate_delegation"
+    what = "the certificate" if delegated_to is None else f"the delegation to subnet {delegated_to}"
     if len(certificate.signature) != bls.SIGNATURE_BYTES:
         message = f"the signature of {what} is {len(certificate.signature)} bytes, not {bls.SIGNATURE_BYTES}"
         raise CertificateError(message, kind=kind)

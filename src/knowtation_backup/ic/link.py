@@ -17,6 +17,7 @@ from ..model.events import Event
 from ..model.ids import Principal
 from .answers import http_refusal, is_missing_endpoint, is_overload, malformed, outer_map
 from .certificate import MAINNET_ROOT_KEY, Certificate, verify_certificate
+from .delegation_chain import check_delegations
 from .identity import Identity
 from .limits import AgentTimeouts
 from .sending import HttpAnswer, Sender, Waiting
@@ -92,6 +93,13 @@ class Link:
             "nonce": os.urandom(_NONCE_BYTES),
             **fields,
         }
+        # Refused here, the reason is said in words; the network's own refusal names no remedy.
+        check_delegations(
+            self.identity.delegations,
+            now_ns=self.now_ns(),
+            canister_id=Principal(fields["canister_id"]) if "canister_id" in fields else None,
+            query=request_type != "call",
+        )
         return signed_request(content, self.identity)
 
     def refusal(self, answer: HttpAnswer, arg: bytes = b"") -> BackupError:

@@ -134,6 +134,7 @@ class CallRun:
     def _sent(self) -> CertifiedReply | None:
         """Send the present envelope once; `None` when the network took it, but its outcome is not known yet."""
         message, link = self._message, self.link
+        self.waiting.cancellation.check()
         before = message.uncertain
         message.uncertain = True  # until something says otherwise
         try:

@@ -154,24 +154,23 @@ class _Reader:
         self._table = [self._type() for _ in range(self._count())]
         for opcode, inner in self._table:
             for reference in _references(opcode, inner):
-                if reference >= len(self._table) or (reference < 0 and reference not in _PRIMITIVE):
-                    raise bad_candid("it uses a type that it does not define")
+                self._defined(reference)
             if opcode == _SERVICE and any(self._opcode(reference) != _FUNC for _, reference in inner):
                 raise bad_candid("a method of a service is no function")
 
     def _type(self) -> tuple[int, Any]:
+        self._step()
         opcode = self._signed()
-        match opcode:
-            case -18 | -19:
-                return opcode, self._signed()
-            case -20 | -21:
-                return opcode, self._fields()
-            case -22:
-                references = [self._signed() for _ in range(2) for _ in range(self._count())]
-                self._take(self._count())
-                return opcode, references
-            case -23:
-                return opcode, [(self._text(), self._signed()) for _ in range(self._count())]
+        if opcode in (_OPT, _VEC):
+            return opcode, self._signed()
+        if opcode in (_RECORD, _VARIANT):
+            return opcode, self._fields()
+        if opcode == _FUNC:
+            references = [self._counted_signed() for _ in range(2) for _ in range(self._count())]
+            self._take(self._count())
+            return opcode, references
+        if opcode == _SERVICE:
+            return opcode, [(self._text(), self._counted_signed()) for _ in range(self._count())]
         if opcode < _PRINCIPAL:  # a type of the future: its length makes it skippable
             self._take(self._count())
             return opcode, None
@@ -181,6 +180,7 @@ class _Reader:
         fields: list[tuple[int, int]] = []
         last = -1
         for _ in range(self._count()):
+            self._step()
             number = self._unsigned()
             if not last < number <= 0xFFFFFFFF:
                 raise bad_candid("fields are not in order")
@@ -188,8 +188,14 @@ class _Reader:
             fields.append((number, self._signed()))
         return fields
 
+    def _counted_signed(self) -> int:
+        self._step()
+        return self._signed()
+
     def _reference(self) -> int:
-        reference = self._signed()
+        return self._defined(self._signed())
+
+    def _defined(self, reference: int) -> int:
         if reference >= len(self._table) or (reference < 0 and reference not in _PRIMITIVE):
             raise bad_candid("it uses a type that it does not define")
         return reference
@@ -251,7 +257,7 @@ class _Reader:
     def _step(self) -> None:
         self._steps -= 1
         if self._steps < 0:
-            raise bad_candid(f"it holds more than {_MAX_STEPS} values")
+            raise bad_candid(f"it holds more than {_MAX_STEPS} values and types")
 
     def _take(self, size: int) -> memoryview:
         end = self._at + size

@@ -52,7 +52,7 @@ __all__ = [
     "snapshot_read_arg",
 ]
 
-_QUERY_REFUSALS: Final = frozenset({"IC0536", "IC0406"})
+_QUERY_REFUSALS: Final = frozenset({"IC0407", "IC0536"})
 """What replicas say that do not answer ``canister_status`` as a query."""
 
 
@@ -351,7 +351,8 @@ def _explained(error: RejectedError) -> RejectedError:
 def _principals(value: memoryview) -> tuple[Principal, ...]:
     try:
         items = decode_cbor(value)
-        return tuple(Principal(bytes(item)) for item in items)
-    except (CborError, ConfigurationError, TypeError) as error:
-        message = f"the controllers in a certificate are malformed: {error}"
-        raise CertificateError(message, kind="certificate_malformed") from None
+        if isinstance(items, Sequence) and all(isinstance(item, memoryview) for item in items):
+            return tuple(Principal(bytes(item)) for item in items)
+    except (CborError, ConfigurationError):
+        pass
+    raise CertificateError("the controllers in a certificate are malformed", kind="certificate_malformed")

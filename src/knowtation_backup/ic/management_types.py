@@ -325,18 +325,18 @@ def _snapshot_id(value: object, name: str) -> SnapshotId:
 
 def _global(value: object) -> GlobalValue | None:
     kind, content = _case(value)
-    if isinstance(content, FloatBits):
-        content = content.bits
-    if kind not in _GLOBALS or not isinstance(content, int):
+    if kind not in _GLOBALS:
         return None
-    if content >> _GLOBAL_BITS[kind] not in (0, -1):
+    size = _GLOBAL_BITS[kind]
+    bits = content.bits if isinstance(content, FloatBits) and content.width == size else content
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits >> size not in (0, -1):
         raise bad_candid("a global does not fit its kind")
-    return GlobalValue(GlobalKind(kind), content % (1 << _GLOBAL_BITS[kind]))
+    return GlobalValue(GlobalKind(kind), bits % (1 << size))
 
 
 def _timer(value: object) -> int | str | None:
     case, content = _case(value)
-    if case == "active" and isinstance(content, int):
+    if case == "active" and isinstance(content, int) and content >= 0:
         return content
     return "inactive" if case == "inactive" else None
 
@@ -373,13 +373,13 @@ def _variables(value: object) -> Iterator[tuple[str, str]]:
 
 def _visibility(value: object) -> Any:
     case, viewers = _case(value)
-    return tuple(viewers) if case == "allowed_viewers" and isinstance(viewers, list) else case
+    return tuple(viewers) if case == "allowed_viewers" and isinstance(viewers, list) else _plain(value)
 
 
 def _numbers(value: object) -> dict[str, int]:
     if not isinstance(value, dict):
         return {}
-    return {_NAMES.get(number, f"_{number}"): each for number, each in value.items() if isinstance(each, int)}
+    return {_NAMES.get(number, f"_{number}"): each for number, each in value.items() if _is_number(each)}
 
 
 def _case(value: object) -> tuple[str | None, Any]:
@@ -407,8 +407,6 @@ def _plain(value: Any) -> Any:
 
 
 def _list(value: object, what: str) -> list[Any]:
-    if isinstance(value, memoryview):  # what is empty may come as an empty blob
-        value = list(value)
     if value is None:
         return []
     if not isinstance(value, list):
@@ -425,11 +423,11 @@ def _nat(record: object, name: str) -> int:
 
 def _optional_nat(record: object, name: str) -> int | None:
     number = field(record, name)
-    if isinstance(number, bool) or not isinstance(number, int):
-        return None
-    if number < 0:
-        raise bad_candid(f"{name} is negative")
-    return number
+    return int(number) if _is_number(number) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _blob(record: object, name: str) -> bytes:

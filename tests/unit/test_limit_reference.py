@@ -8,11 +8,11 @@ from knowtation_backup import _transport
 from knowtation_backup._engine import canonical
 from knowtation_backup._engine.retrying import RetryPolicy
 from knowtation_backup.codecs import _key_files, _ktb2_header, _ktb2_payload, _slots, _xz, _zstd, age, keys, ktb1, ktb2
-from knowtation_backup.exports import attestations, book, names, options, reader
+from knowtation_backup.exports import attestations, book, hub_secrets, names, options, reader
 from knowtation_backup.hub import limits as hub_limits
 from knowtation_backup.ic import agent as ic_agent
 from knowtation_backup.ic import calls as ic_calls
-from knowtation_backup.ic import certificate, query
+from knowtation_backup.ic import candid_values, certificate
 from knowtation_backup.ic import limits as ic_limits
 from knowtation_backup.ic import link as ic_link
 from knowtation_backup.model import marks
@@ -41,13 +41,24 @@ INSTRUCTIONS = execution.InstructionLimits()
         ((POLICY.first_delay_seconds, POLICY.multiplier, POLICY.max_delay_seconds), (0.5, 2, 30), "at most 30 s"),
         (POLICY.max_retry_after_seconds, 120, "may ask for | 120 s |"),
         (_transport._EXCERPT_CHARACTERS, 200, "| 200 characters |"),
-        ((attestations._PAGE, query._MAX_REPLY_BYTES), (100, 4 * MIB), "| 100; 4 MiB; 60 s |"),
+        (attestations._PAGE, 100, "| attestation ledger: records per page | 100 |"),
+        (hub_secrets.MIN_SECRET_CHARACTERS, 32, "| at least 32 characters |"),
         (ic_link._EXPIRY_NS, 240 * 10**9, "| life of a signed request | 240 s |"),
         ((AGENT.call_seconds, AGENT.query_seconds), (360, 120), "| 360 s; 120 s |"),
         ((AGENT.attempt_seconds, AGENT.read_seconds, AGENT.connect_seconds), (120, 60, 10), "| 120 s; 60 s; 10 s |"),
         (ic_agent._ATTEMPTS, 8, "| failures in a row of one request | 8 |"),
         ((AGENT.first_poll_seconds, ic_calls._POLL_GROWTH, AGENT.max_poll_seconds), (0.5, 1.4, 2), "at most 2 s |"),
         (ic_limits.AgentLimits().reply_bytes, 5 * MIB, "| one answer | 5 MiB |"),
+        (
+            (
+                candid_values.MAX_MESSAGE_BYTES,
+                candid_values._MAX_STEPS,
+                candid_values._MAX_DEPTH,
+                candid_values._MAX_NUMBER_BYTES,
+            ),
+            (4 * MIB, 1_048_576, 64, 64),
+            "| 4 MiB, 1,048,576, 64 levels, 64 bytes |",
+        ),
         (certificate.MAX_AGE.total_seconds(), 300, "| 5 minutes |"),
         (ic_limits.AgentLimits().key_cache_seconds, 300, "are used for | 300 s |"),
         (options._MAX_VAULT_CHARACTERS, 64, "| vault id | 64 characters"),

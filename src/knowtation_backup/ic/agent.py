@@ -12,7 +12,7 @@ name                   fields
 ``ic.retry``           ``method``, ``attempt`` (that failed), ``delay_seconds``, ``kind``
 ``ic.poll``            ``method``, ``attempt``, ``status`` of the call, or ``unknown``
 ``ic.endpoint``        ``kind`` of request, ``version`` used from now on: the network does not have the newer one
-``ic.node_keys``       ``subnet_id``, ``nodes``: how many keys were read, to verify the answers of queries
+``ic.node_keys``       ``canister_id``, ``nodes``: how many keys were read, to verify the answers of queries
 =====================  =================================================================================
 """
 
@@ -23,7 +23,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -37,7 +37,7 @@ from .calls import CallRun
 from .certificate import MAINNET_ROOT_KEY, Certificate
 from .delegations import root_bls_key
 from .evidence import CertifiedReply
-from .identity import AnonymousIdentity, Identity
+from .identity import AnonymousIdentity, Identity, identity_of
 from .limits import AgentLimits, AgentTimeouts
 from .link import Link, OnRetry
 from .queries import NodeKeys, QueryRun
@@ -57,7 +57,7 @@ class Agent:
 
     Args:
         url: Of a replica or of API boundary nodes, without path; plain http for this machine only.
-        identity: Who asks; the anonymous user when `None`.
+        identity: Who asks; the anonymous user when `None`. Identities of ic-py and icp-py-core do, too.
         root_key: Of the network, in DER form (133 bytes) or as 266 hexadecimal digits.
         timeouts: How long to wait.
         limits: How much to accept.
@@ -79,7 +79,7 @@ class Agent:
         self,
         url: str = MAINNET,
         *,
-        identity: Identity | None = None,
+        identity: Identity | Any | None = None,
         root_key: bytes | str = MAINNET_ROOT_KEY,
         timeouts: AgentTimeouts | None = None,
         limits: AgentLimits | None = None,
@@ -99,7 +99,7 @@ class Agent:
             sender=Sender(
                 address, transport=transport, ssl_context=ssl_context, timeouts=self._timeouts, limits=self._limits
             ),
-            identity=identity or AnonymousIdentity(),
+            identity=AnonymousIdentity() if identity is None else identity_of(identity),
             root_key=_root_key(root_key),
             timeouts=self._timeouts,
             retry=retry or RetryPolicy(attempts=_ATTEMPTS),
@@ -185,6 +185,7 @@ class Agent:
             OutcomeUnknownError: It may have been executed. Kind ``reply_dropped``: it was, and the reply is gone.
             SourceError: Kind ``tls`` and answers that no node sends.
             OperationCancelledError: It was cancelled.
+            ConfigurationError: A delegation of the identity has expired, or is not for this canister.
 
             Where the call may have run although the error is about something else, the context says
             ``may_have_run``.

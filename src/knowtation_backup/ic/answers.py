@@ -36,7 +36,7 @@ _IDENTITY_TEXTS: Final = (
 )
 _DELEGATION_TEXT: Final = "is not one of the delegation targets"
 _EXPIRY_TEXT: Final = "Invalid request expiry"
-_ALLOWED: Final = re.compile(r"Minimum allowed expiry: (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)", re.ASCII)
+_ALLOWED: Final = re.compile(r"Minimum allowed expiry: (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,6})?)", re.ASCII)
 _MOST_TEXT: Final = 4_096
 
 

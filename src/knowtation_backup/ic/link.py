@@ -85,11 +85,19 @@ class Link:
         return seconds * 10**9 + now.microsecond * 1_000
 
     def signed(self, request_type: str, fields: dict[str, Any]) -> SignedRequest:
-        """Return a fresh request of four minutes' life, signed."""
+        """
+        Return a fresh request of four minutes' life, signed.
+
+        Raises:
+            ConfigurationError: A delegation of the identity has expired, or is not for this request.
+        """
+        now_ns = self.now_ns()
+        target = Principal(fields["canister_id"]) if "canister_id" in fields else None
+        check_delegations(self.identity.delegations, now_ns=now_ns, canister_id=target, query=request_type != "call")
         content = {
             "request_type": request_type,
             "sender": self.identity.sender.raw,
-            "ingress_expiry": self.now_ns() + _EXPIRY_NS,
+            "ingress_expiry": now_ns + _EXPIRY_NS,
             "nonce": os.urandom(_NONCE_BYTES),
             **fields,
         }

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowtation_backup.errors import ConfigurationError
@@ -340,6 +340,7 @@ def test_too_many_canisters_are_refused() -> None:
         CanisterRegistry(entries)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200),

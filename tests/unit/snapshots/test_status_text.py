@@ -4,7 +4,7 @@ import json
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowtation_backup.errors import UnsupportedFormatError
@@ -281,6 +281,7 @@ KEYS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.binary(), st.lists(st.builds("{}: {}".format, KEYS, st.text())).map("\n".join)))
 def test_any_text_is_read_or_refused(text: str | bytes) -> None:
     try:

@@ -41,6 +41,7 @@ from .identity import AnonymousIdentity, Identity, identity_of
 from .limits import AgentLimits, AgentTimeouts
 from .link import Link, OnRetry
 from .queries import NodeKeys, QueryRun
+from .root_subnet import RootSubnet
 from .sending import Sender, Waiting
 from .status import NodeStatus, read_status
 from .wire import Buffer
@@ -95,12 +96,14 @@ class Agent:
         self._timeouts = timeouts or AgentTimeouts()
         self._limits = limits or AgentLimits()
         address = NodeAddress.parse(url)
+        key = _root_key(root_key)
+        keep_seconds = self._limits.key_cache_seconds
         self._link = Link(
             sender=Sender(
                 address, transport=transport, ssl_context=ssl_context, timeouts=self._timeouts, limits=self._limits
             ),
             identity=AnonymousIdentity() if identity is None else identity_of(identity),
-            root_key=_root_key(root_key),
+            root_key=key,
             timeouts=self._timeouts,
             retry=retry or RetryPolicy(attempts=_ATTEMPTS),
             observer=observer,
@@ -108,8 +111,9 @@ class Agent:
             sleep=sleep,
             random=random,
             monotonic=monotonic,
+            root_subnet=RootSubnet(key, monotonic=monotonic, keep_seconds=keep_seconds),
         )
-        self._keys = NodeKeys(self._link, seconds=self._limits.key_cache_seconds)
+        self._keys = NodeKeys(self._link, seconds=keep_seconds)
 
     @property
     def sender(self) -> Principal:

@@ -171,7 +171,7 @@ class CallRun:
         found = fields.get("certificate")
         if not isinstance(found, memoryview):
             raise malformed(self._route, "it holds neither a certificate nor a rejection")
-        certificate = self.link.verified(found, self.effective_id)
+        certificate = self.link.verified(found, self.effective_id, self.waiting)
         status = self._status(certificate)
         if status is None:
             raise self._path_error("is not in the certificate of the answer")

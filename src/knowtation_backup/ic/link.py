@@ -20,6 +20,7 @@ from .certificate import MAINNET_ROOT_KEY, Certificate, verify_certificate
 from .delegation_chain import check_delegations
 from .identity import Identity
 from .limits import AgentTimeouts
+from .root_subnet import RootSubnet
 from .sending import HttpAnswer, Sender, Waiting
 from .wire import Buffer, SignedRequest, buffers_of, signed_request
 
@@ -72,6 +73,7 @@ class Link:
     sleep: Callable[[float], None] | None
     random: Callable[[], float]
     monotonic: Callable[[], float]
+    root_subnet: RootSubnet
     calls: Endpoint = attrs.field(factory=lambda: Endpoint("v4", "v3", "v2"))
     queries: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
     states: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
@@ -101,13 +103,6 @@ class Link:
             "nonce": os.urandom(_NONCE_BYTES),
             **fields,
         }
-        # Refused here, the reason is said in words; the network's own refusal names no remedy.
-        check_delegations(
-            self.identity.delegations,
-            now_ns=self.now_ns(),
-            canister_id=Principal(fields["canister_id"]) if "canister_id" in fields else None,
-            query=request_type != "call",
-        )
         return signed_request(content, self.identity)
 
     def refusal(self, answer: HttpAnswer, arg: bytes = b"") -> BackupError:
@@ -130,18 +125,24 @@ class Link:
 
     def read_state(self, effective_id: Principal, paths: Sequence[Sequence[bytes]], waiting: Waiting) -> Certificate:
         """Ask once for parts of the state, and return the certificate of the answer, verified."""
+        return self._of_its_subnet(self._state(effective_id, paths, waiting), effective_id, waiting)
+
+    def verified(self, data: Buffer, effective_id: Principal, waiting: Waiting) -> Certificate:
+        """Return the certificate of an answer about *effective_id*; raises `CertificateError` unless it is genuine."""
+        return self._of_its_subnet(self._signed_by_subnet(data, effective_id), effective_id, waiting)
+
+    def _state(self, effective_id: Principal, paths: Sequence[Sequence[bytes]], waiting: Waiting) -> Certificate:
         route = f"read_state {effective_id}"
         request = self.signed("read_state", {"paths": [list(path) for path in paths]})
         answer = self.post("read_state", self.states, effective_id, request.envelope, route=route, waiting=waiting)
         if answer.status != 200:
             raise self.refusal(answer)
         found = outer_map(answer.body, route=route).get("certificate")
-        if not isinstance(found, (bytes, memoryview)):
+        if not isinstance(found, memoryview):
             raise malformed(route, "it holds no certificate")
-        return self.verified(found, effective_id)
+        return self._signed_by_subnet(found, effective_id)
 
-    def verified(self, data: Buffer, effective_id: Principal) -> Certificate:
-        """Return the certificate of an answer about *effective_id*; raises `CertificateError` unless it is genuine."""
+    def _signed_by_subnet(self, data: Buffer, effective_id: Principal) -> Certificate:
         certificate = Certificate.parse(data)
         try:
             verify_certificate(
@@ -152,6 +153,11 @@ class Link:
             if wrong_key and self.root_key == MAINNET_ROOT_KEY and not self.sender.address.is_mainnet:
                 error.hint = "a network other than mainnet has a root key of its own: pass root_key="
             raise
+        return certificate
+
+    def _of_its_subnet(self, certificate: Certificate, effective_id: Principal, waiting: Waiting) -> Certificate:
+        if certificate.delegation is None:  # ranges come with delegations, and the root subnet needs none
+            self.root_subnet.require(effective_id, lambda: self._state(effective_id, [(b"subnet",)], waiting))
         return certificate
 
     # -- waiting ------------------------------------------------------------------------------------------------------

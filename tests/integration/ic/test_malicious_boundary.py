@@ -506,3 +506,37 @@ def test_cheating_is_noticed_over_a_real_connection_too(
         assert isinstance(refused(agent, counter), CertificateError)
         boundary.change = lambda _request, response: answer(response, response.content[:-1])
         assert isinstance(refused(agent, counter), CertificateError)
+
+
+# The root subnet, whose certificates need no delegation
+
+
+@pytest.fixture
+def root_only(counter_wasm: bytes) -> Iterator[SandboxNetwork]:
+    with SandboxNetwork(delegation=False, tick_seconds=None) as running:
+        running.create_canister(counter_wasm)
+        yield running
+
+
+def test_the_root_subnet_is_believed_about_its_own_canisters_after_one_look(
+    root_only: SandboxNetwork, counter: Principal
+) -> None:
+    boundary = Boundary(root_only.transport())
+    with Agent("http://127.0.0.1:1", root_key=root_only.root_key, transport=boundary) as agent:
+        for expected in (1, 2, 3):
+            assert bytes(agent.call(counter, "inc", NOTHING).reply)[-8:] == expected.to_bytes(8, "little")
+        assert len(boundary.paths("read_state")) == 1
+        assert agent.query(counter, "get", NOTHING)[-8:] == (3).to_bytes(8, "little")
+
+
+def test_the_root_subnet_is_not_believed_about_canisters_of_others(
+    root_only: SandboxNetwork, counter: Principal
+) -> None:
+    # Only the URL names the canister, and nobody signs that: a boundary node may ask any subnet.
+    boundary = Boundary(_Redirecting(root_only.transport(), OUTSIDE, counter))
+    with Agent("http://127.0.0.1:1", root_key=root_only.root_key, transport=boundary) as agent:
+        with pytest.raises(CertificateError) as caught:
+            agent.read_state(OUTSIDE, [(b"request_status", bytes(32))])
+        assert caught.value.kind == "certificate_range"
+        with pytest.raises(CertificateError):
+            agent.query(OUTSIDE, "get", NOTHING)

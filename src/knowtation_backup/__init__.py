@@ -31,17 +31,20 @@ from .contracts import (
 from .errors import BackupError
 from .exports.attestations import AttestationExporter, LedgerPrefix
 from .exports.exporter import OperatorExporter, VaultExporter
+from .exports.hub_secrets import HubSecrets, SecretReport, generate_secret
 from .exports.known import KnownContent
 from .exports.options import ExportOptions
 from .exports.reader import ExportReader, ReadLimits
 from .exports.records import Proof, Record, parse_record, verify_proof
+from .exports.replaying import EvidenceReport, verify_export_evidence
 from .exports.resume import PreviousArchive
 from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
 from .hub.client import HubClient, HubStats
 from .hub.limits import HubLimits, HubTimeouts
 from .hub.preflight import PreflightReport
-from .ic.query import QueryClient
+from .ic.agent import Agent, fetch_root_key
+from .ic.certificate import MAINNET_ROOT_KEY
 from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
 from .model.details import ArchiveDetails
 from .model.events import Event
@@ -86,6 +89,7 @@ from .sinks.s3_options import S3Options
 from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
 
 __all__ = [
+    "MAINNET_ROOT_KEY",
     "AdoptFailure",
     "AdoptOptions",
     "AdoptReport",
@@ -94,6 +98,7 @@ __all__ = [
     "AgeIdentity",
     "AgeOptions",
     "AgeRecipient",
+    "Agent",
     "AppendOnlySink",
     "ArchiveDetails",
     "ArchiveFilter",
@@ -124,6 +129,7 @@ __all__ = [
     "EncryptionCodec",
     "EncryptionKey",
     "Event",
+    "EvidenceReport",
     "ExportOptions",
     "ExportReader",
     "Finding",
@@ -135,6 +141,7 @@ __all__ = [
     "HubAddress",
     "HubClient",
     "HubLimits",
+    "HubSecrets",
     "HubStats",
     "HubTimeouts",
     "KeepLast",
@@ -166,7 +173,6 @@ __all__ = [
     "PrivateKey",
     "Proof",
     "PublicKey",
-    "QueryClient",
     "ReadBack",
     "ReadBlob",
     "ReadLimits",
@@ -179,6 +185,7 @@ __all__ = [
     "RewrapReport",
     "S3Options",
     "Sample",
+    "SecretReport",
     "SideFile",
     "SignaturePolicy",
     "SigningKey",
@@ -198,10 +205,13 @@ __all__ = [
     "decrypt_file",
     "decrypt_to_stream",
     "errors",
+    "fetch_root_key",
     "find_good",
+    "generate_secret",
     "jsonable",
     "parse_record",
     "sign_archive",
     "sign_content",
+    "verify_export_evidence",
     "verify_proof",
 ]

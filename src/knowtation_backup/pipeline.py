@@ -36,7 +36,7 @@ from .operations.catalog import find_archive, list_archives, resolve_archive, re
 from .operations.copy import CopyReport, copy_archive
 from .operations.forget import TRASH_GRACE, apply_forget, plan_delete, plan_forget
 from .operations.keys import KeyCheckReport, check_keys
-from .operations.read import read, read_details, read_manifest
+from .operations.read import MAX_DETAILS_BYTES, read, read_details, read_manifest, read_side_file
 from .operations.rewrap import RewrapOptions, RewrapReport, rewrap
 from .operations.sign import sign_archive
 from .operations.trash import plan_empty_trash, undelete
@@ -149,6 +149,15 @@ class Pipeline:
     def details(self, archive_id: str = "latest") -> ArchiveDetails:
         """Return what the capture of an archive found."""
         return read_details(self.sink, self.manifest(archive_id), self.codec)
+
+    def side_file(self, name: str, archive_id: str = "latest", *, limit_bytes: int = MAX_DETAILS_BYTES) -> bytes:
+        """
+        Return a file kept beside the payload, such as a malformed reply or the evidence of a certified export.
+
+        Raises:
+            BlobNotFoundError: The archive has no file of this name.
+        """
+        return read_side_file(self.sink, self.manifest(archive_id), name, self.codec, limit_bytes=limit_bytes)
 
     def verify(
         self,

@@ -177,9 +177,25 @@ def exporters(client: kb.HubClient, stored: kb.Pipeline) -> tuple[kb.BackupSourc
 
 def ledger(stored: kb.Pipeline) -> kb.BackupSource:
     previous = kb.LedgerPrefix.from_details(stored.details().capture)
-    with kb.QueryClient(timeout_seconds=5, observer=watch) as client:
-        assert_type(client.query("rrkah-fqaaa-aaaaa-aaaaq-cai", "getStats", b""), bytes)
-        return kb.AttestationExporter(client=client, canister_id="rrkah-fqaaa-aaaaa-aaaaq-cai", previous=previous)
+    with kb.Agent(observer=watch) as agent:
+        assert_type(agent.root_key, bytes)
+        return kb.AttestationExporter(
+            agent=agent, canister_id="rrkah-fqaaa-aaaaa-aaaaq-cai", previous=previous, certified=True
+        )
+
+
+def certified(client: kb.HubClient, agent: kb.Agent, stored: kb.Pipeline) -> kb.BackupSource:
+    report = kb.verify_export_evidence(stored.side_file("certified-replies.bin"), stored.read(), operator_key="k")
+    assert_type(report, kb.EvidenceReport)
+    assert_type(report.ok, bool)
+    return kb.OperatorExporter(client, mode="certified", agent=agent)
+
+
+def rotation(agent: kb.Agent) -> dt.datetime | None:
+    held = kb.HubSecrets(agent, "rrkah-fqaaa-aaaaa-aaaaq-cai", max_age=dt.timedelta(days=30))
+    report = held.rotate_operator_secret(kb.generate_secret(), old="x" * 32, probe="https://hub.example")
+    assert_type(report, kb.SecretReport)
+    return report.rotate_by
 
 
 def sinks() -> tuple[kb.ArchiveSink, ...]:

@@ -3,7 +3,7 @@ Exporting the attestation ledger of a hub: every record, and the proof that noth
 
 The ledger is append-only, so an earlier export must be a prefix of a later one. The details of each capture hold the
 number of records and the SHA-256 over their canonical JSON lines; the next capture hashes its own first records and
-compares. Reads are queries, see `ic.query` for what those are worth.
+compares. Reads are queries, answered and signed by one node each, or replicated calls that the subnet signs.
 
 Payload, compact JSON without trailing newline, kind ``knowtation-attestation-export``::
 
@@ -14,9 +14,10 @@ Payload, compact JSON without trailing newline, kind ``knowtation-attestation-ex
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import attrs
 from ic import candid
@@ -26,21 +27,32 @@ from .._checks import at_least
 from .._engine.canonical import dumps
 from ..contracts import Observer, ignore_events
 from ..errors import ConfigurationError, ExportError, IntegrityError
-from ..ic.query import QueryClient, principal_bytes
+from ..ic.agent import Agent
 from ..model.events import Event
+from ..model.ids import Principal
 from ..model.moments import iso_ms
-from ..model.reports import CaptureResult, Finding
+from ..model.reports import CaptureResult, Finding, SideFile
 from .book import CAPTURE_FORMAT, CAPTURE_VERSION
+from .certified import CertifiedReads
+from .questions import Question
 
 __all__ = ["ATTESTATION_KIND", "AttestationExporter", "LedgerPrefix"]
 
 ATTESTATION_KIND = "knowtation-attestation-export"
+
+AskMethod: TypeAlias = Callable[[str, bytes], bytes | memoryview]
+"""Returns the Candid reply to a method and its argument."""
+
 _PAGE = 100
 """The most the ledger returns at once (contracts 1.11)."""
 _TEXTS = ("id", "action", "path", "timestamp", "content_hash", "sig")
 _RECORD = Types.Record({**dict.fromkeys((*_TEXTS, "stored_at"), Types.Text), "seq": Types.Nat})
 _LIST = Types.Record({"records": Types.Vec(_RECORD), "total": Types.Nat})
 _STATS = Types.Record({"total": Types.Nat, "next_seq": Types.Nat})
+
+
+def _principal(value: Principal | str) -> Principal:
+    return Principal.parse(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,34 +82,81 @@ class AttestationExporter:
     """
     Exports the ledger of one attestation canister; a `BackupSource`.
 
-    ``previous`` is what the last export proved; `None` when there was none.
+    Args:
+        agent: Asks the canister; it may be anonymous, the ledger is public.
+        canister_id: Of the ledger.
+        previous: What the last export proved; `None` when there was none.
+        certified: Ask by replicated calls, which the subnet signs, and keep the evidence in a side file for
+            `verify_export_evidence`. Otherwise by queries: one node answers each, and signs that.
+        evidence_bytes: Most evidence, which is held in memory until the end.
     """
 
-    client: QueryClient
-    canister_id: str = attrs.field()
+    agent: Agent
+    canister_id: Principal = attrs.field(converter=_principal)
     previous: LedgerPrefix | None = None
-
-    @canister_id.validator
-    def _check_canister_id(self, _attribute: object, value: str) -> None:
-        principal_bytes(value)
+    certified: bool = False
+    evidence_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=at_least(1))
 
     def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> AttestationCapture:
         """Begin a capture; nothing is asked before its chunks are read."""
-        return AttestationCapture(self, taken_at, observer)
+        reads = None
+        ask: AskMethod = functools.partial(self.agent.query, self.canister_id)
+        if self.certified:
+            reads = CertifiedReads.begin(
+                self.agent,
+                self.canister_id,
+                kind=ATTESTATION_KIND,
+                exported_at=iso_ms(taken_at),
+                limit_bytes=self.evidence_bytes,
+            )
+            ask = functools.partial(_certified, reads)
+        return AttestationCapture(
+            ask,
+            canister_id=str(self.canister_id),
+            taken_at=taken_at,
+            previous=self.previous,
+            observer=observer,
+            reads=reads,
+        )
+
+
+def _certified(reads: CertifiedReads, method: str, arg: bytes) -> memoryview:
+    return reads(Question(method=method, arg=arg), secrets={})
 
 
 class AttestationCapture:
-    """One export of a ledger under way; see `Capture` for the contract."""
+    """
+    One export of a ledger under way; see `Capture` for the contract.
+
+    Args:
+        ask: Returns the Candid reply of a method of the ledger.
+        canister_id: Of the ledger.
+        taken_at: When the capture began.
+        previous: As for `AttestationExporter`.
+        observer: Told about progress.
+        reads: Where the evidence is kept, for certified exports.
+    """
 
     kind = ATTESTATION_KIND
     name = "attestation-export"
     suffix = ".json"
 
-    def __init__(self, exporter: AttestationExporter, taken_at: dt.datetime, observer: Observer) -> None:
-        self._exporter = exporter
+    def __init__(  # noqa: PLR0913 - the exporter above is the interface
+        self,
+        ask: AskMethod,
+        *,
+        canister_id: str,
+        taken_at: dt.datetime,
+        previous: LedgerPrefix | None = None,
+        observer: Observer = ignore_events,
+        reads: CertifiedReads | None = None,
+    ) -> None:
+        self._ask_method = ask
+        self._reads = reads
+        self._previous = previous
         self._exported_at = iso_ms(taken_at)
         self.taken_at = taken_at
-        self.source_id: str = exporter.canister_id
+        self.source_id: str = canister_id
         self._observer = observer
         self._started = False
         self._result: CaptureResult | None = None
@@ -119,7 +178,7 @@ class AttestationCapture:
             IntegrityError: Kind ``ledger_rewritten``: an earlier export is not a prefix; ``ledger_gap``: ``seq`` does
                 not count up by one.
             ExportError: Pages or statistics do not add up.
-            SourceError: Reading failed, see `QueryClient.query`.
+            BackupError: Reading failed, see `Agent.query` and `Agent.call`.
         """
         if self._started:
             raise ConfigurationError("a capture can be read once", kind="capture_consumed")
@@ -155,7 +214,7 @@ class AttestationCapture:
         self._digest.update(row + b"\n")
         separator = b"," if self._records else b""
         self._records += 1
-        previous = self._exporter.previous
+        previous = self._previous
         if previous is not None and self._records == previous.records:
             self._compare(previous)
         return separator + row
@@ -167,7 +226,7 @@ class AttestationCapture:
             raise IntegrityError(message, kind="ledger_rewritten", hint=hint, records=previous.records)
 
     def _finish(self, before: Mapping[str, int], after: Mapping[str, int]) -> None:
-        previous = self._exporter.previous
+        previous = self._previous
         if previous is not None and self._records < previous.records:
             message = f"the ledger has {self._records} records, the earlier export had {previous.records}"
             raise IntegrityError(message, kind="ledger_rewritten", records=self._records)
@@ -184,12 +243,12 @@ class AttestationCapture:
                 code="ledger_grew", where="ledger", message=f"{after['total'] - self._records} records came meanwhile"
             )
             warnings = (grown,)
-        details = {
+        details: dict[str, Any] = {
             "format": CAPTURE_FORMAT,
             "format_version": CAPTURE_VERSION,
             "payload": {"kind": self.kind, "format_version": 1, "exported_at": self._exported_at},
             "source_id": self.source_id,
-            "certified": False,
+            "certified": self._reads is not None,
             "ledger": {
                 "records": self._records,
                 "sha256": self._digest.hexdigest(),
@@ -199,8 +258,16 @@ class AttestationCapture:
                 "stats_after": dict(after),
             },
         }
+        side_files: tuple[SideFile, ...] = ()
+        if self._reads is not None:
+            details["certification"] = self._reads.details()
+            side_files = (self._reads.side_file(),)
         self._result = CaptureResult(
-            complete=True, counts={"records": self._records}, details=details, warnings=warnings
+            complete=True,
+            counts={"records": self._records},
+            details=details,
+            side_files=side_files,
+            warnings=warnings,
         )
         self._tell("export.finished", complete=True, records=self._records)
 
@@ -209,7 +276,7 @@ class AttestationCapture:
 
     def _ask(self, method: str, numbers: list[int], expected: Any) -> Mapping[str, Any]:
         arg = candid.encode([{"type": Types.Nat, "value": number} for number in numbers])
-        reply = self._exporter.client.query(self.source_id, method, arg)
+        reply = bytes(self._ask_method(method, arg))
         try:
             (answer,) = candid.decode(reply, expected)
             return _checked(answer["value"], method)

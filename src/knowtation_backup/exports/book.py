@@ -139,6 +139,10 @@ class CaptureBook:
         message = f"proposal {reply.proposal_id} is not valid JSON; its preview is in the payload, all of it in {name}"
         self.warn(Finding(code="proposal_unparseable", where=f"{user_id}/{reply.vault_id}", message=message))
 
+    def keep(self, file: SideFile) -> None:
+        """Add another side file."""
+        self._side_files.append(file)
+
     def result(self, *, complete: bool, facts: Mapping[str, Any]) -> CaptureResult:
         """Return the result; *facts* are added to the details."""
         status_counts = {

@@ -87,6 +87,8 @@ class ExportOptions:
     """Replies held because an earlier one is still awaited; those under way come on top."""
     raw_replies_bytes: int = attrs.field(default=32 * 1024 * 1024, validator=at_least(0))
     """Most malformed replies kept in side files, which are held in memory."""
+    evidence_bytes: int = attrs.field(default=256 * 1024 * 1024, validator=at_least(1))
+    """Most evidence of a certified export, compressed replies included; it is held in memory until the end."""
     progress_seconds: float = attrs.field(default=1.0, validator=at_least(0))
     """Least time between two ``export.progress`` events."""
 

@@ -32,7 +32,7 @@ __all__ = ["Piece", "Problem", "RawReply", "Remark", "TenantReader", "TenantStar
 
 T = TypeVar("T")
 
-_FORECAST_BYTES = QUERY_REPLY_LIMIT_BYTES * 7 // 10
+_FORECAST_PERCENT = 70
 _STUB_KEYS = ("proposal_id", "path", "status", "vault_id")
 _LARGE_REPLY_BYTES = 256 * 1024
 
@@ -87,7 +87,10 @@ class Workshop:
     thread's heap keeps the most it ever took; the interpreter lets only one thread at a time do this work anyway.
     """
 
-    def __init__(self, hub: HubClient, options: ExportOptions, form: Form) -> None:
+    def __init__(
+        self, hub: HubClient, options: ExportOptions, form: Form, *, reply_limit_bytes: int = QUERY_REPLY_LIMIT_BYTES
+    ) -> None:
+        self.reply_limit_bytes: int = reply_limit_bytes
         self.hub = hub
         self.options = options
         self.form = form
@@ -262,9 +265,10 @@ class TenantReader:
             )
             facts = {"vault": vault_id, "path": item.path, "settled": item.settled}
             remarks.append(self._remark("readings_differ", vault_id, message, **facts))
-        if content.reply_bytes > _FORECAST_BYTES:
+        limit = self._workshop.reply_limit_bytes
+        if content.reply_bytes > limit * _FORECAST_PERCENT // 100:
             message = (
-                f"its export has {content.reply_bytes} bytes; beyond {QUERY_REPLY_LIMIT_BYTES} "
+                f"its export has {content.reply_bytes} bytes; beyond {limit} "
                 "it cannot be read in one reply: take canister snapshots as well"
             )
             remarks.append(self._remark("vault_size", vault_id, message, vault=vault_id, bytes=content.reply_bytes))

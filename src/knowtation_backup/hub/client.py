@@ -345,7 +345,11 @@ class HubClient:
         self._cancellation.check()
         with self._limit.admit(self._cancellation) as current:
             if self._carrier is not None:
-                reply = self._carry(self._carrier, route, path, headers)
+                try:
+                    reply = self._carry(self._carrier, route, path, headers)
+                except SourceUnavailableError:
+                    self._limit.overloaded(current)
+                    raise
             else:
                 address = self._wire.address
                 reply = self._send(address, route, path, headers, independent=independent)

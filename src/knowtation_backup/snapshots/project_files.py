@@ -31,7 +31,7 @@ from typing import Any, Final
 from ..errors import ConfigurationError
 from ..model.json_input import check_nesting
 
-__all__ = ["MAX_FILE_BYTES", "bad_file", "load_json", "name_of", "read_ids", "read_project"]
+__all__ = ["MAX_FILE_BYTES", "bad_file", "load_json", "name_of", "read_ids", "read_project", "read_small"]
 
 MAX_FILE_BYTES: Final = 4 << 20
 """Larger files of ids, or registries, are refused."""
@@ -60,7 +60,7 @@ def name_of(file: str | Path | bytes) -> str:
 def load_json(file: str | Path | bytes) -> Any:
     """Return the JSON value of a small file; raises `ConfigurationError` (``bad_canister_file``)."""
     where = name_of(file)
-    data = _read(file, MAX_FILE_BYTES)
+    data = read_small(file, MAX_FILE_BYTES)
     try:
         check_nesting(data)
         return json.loads(data, object_pairs_hook=_unique)
@@ -193,7 +193,7 @@ def _compose(file: Path) -> Any:
         message = f"reading {file.name} needs the package PyYAML"
         hint = "install knowtation-backup[yaml], or read the mapping in .icp with from_canister_ids()"
         raise ConfigurationError(message, kind="missing_extra", hint=hint) from error
-    data = _read(file, MAX_YAML_BYTES)
+    data = read_small(file, MAX_YAML_BYTES)
     try:
         return yaml.compose(data.decode("utf-8"), Loader=yaml.SafeLoader)  # the pure one: its depth is bounded
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -231,7 +231,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read(file: str | Path | bytes, limit_bytes: int) -> bytes:
+def read_small(file: str | Path | bytes, limit_bytes: int) -> bytes:
+    """Return the bytes of a regular file; raises `ConfigurationError` (``bad_canister_file``)."""
     where = name_of(file)
     if isinstance(file, bytes):
         data = file

@@ -231,7 +231,8 @@ def test_a_directory_of_the_scripts_is_read(tmp_path: Path) -> None:
     (tmp_path / "rune-engine_export.txt").write_text("Error: no such method\n")
     (tmp_path / "MANIFEST.txt").write_text(
         "QURI backup\nBackup Date: Fri Nov 20 02:00:00 CET 2026\nNetwork: ic\n"
-        "- rune-engine: pkrpq-5qaaa-aaaah-aroda-cai\n- registry: broken-id\n-rw-r--r-- 1 root root 5 x\nBackup completed\n"
+        "- rune-engine: pkrpq-5qaaa-aaaah-aroda-cai\n- registry: broken-id\n"
+        "-rw-r--r-- 1 root root 5 x\nBackup completed\n"
     )
     backup = read_metadata(tmp_path)
     assert (backup.network, backup.date) == ("ic", "Fri Nov 20 02:00:00 CET 2026")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import random
 import re
 import socket
 import ssl
@@ -42,6 +43,8 @@ from knowtation_backup.sandbox import (
     ResetAfterExecution,
     ResetBeforeExecution,
     SandboxNetwork,
+    Tamper,
+    Truncate,
     candid,
 )
 from knowtation_backup.sandbox.management.context import ManagementOptions
@@ -629,3 +632,47 @@ def test_an_expired_delegation_is_refused_before_anything_is_sent(boundary: Boun
         agent.call(counter, "inc", NOTHING)
     assert caught.value.kind == "delegation_expired"
     assert not boundary.requests
+
+
+# Everything at once
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_goes_wrong_a_call_runs_once_at_most_and_its_end_is_told_truly(
+    agent: Agent, count: Any, seed: int
+) -> None:
+    network, chance = count.network, random.Random(seed)  # noqa: S311 - the same cases in every run
+    kinds: list[Any] = [
+        ResetBeforeExecution(),
+        ResetAfterExecution(),
+        Answer(status=429),
+        Answer(status=503, retry_after_seconds=20),
+        Answer(status=500),
+        AnswerLater(chance.uniform(1, 400)),
+        Truncate(0.5),
+        Tamper("middle"),
+    ]
+    for action in chance.sample(kinds, chance.randint(1, 4)):
+        endpoint = chance.choice(["call", "read_state", None])
+        network.faults.add(
+            action,
+            endpoint="call" if isinstance(action, AnswerLater) else endpoint,
+            probability=chance.choice([0.3, 0.6, 1.0]),
+            limit=chance.choice([None, 1, 5, 30]),
+        )
+    try:
+        reply = agent.call(count.counter, "inc", NOTHING)
+    except BackupError as error:
+        failure: BackupError | None = error
+    else:
+        failure = None
+        assert number(reply.reply) == 1
+    network.faults.clear()
+    ran = count()
+    assert ran in {0, 1}
+    if failure is None:
+        assert ran == 1
+    elif not failure.context.get("may_have_run"):
+        assert ran == 0, failure
+    if failure is not None and failure.kind == "not_executed":
+        assert ran == 0

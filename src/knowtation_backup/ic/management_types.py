@@ -241,7 +241,7 @@ def snapshot_of(reply: Buffer) -> Snapshot:
 
 def snapshots_of(reply: Buffer) -> tuple[Snapshot, ...]:
     """Return the snapshots in a reply of ``list_canister_snapshots``."""
-    return tuple(map(_snapshot, _list(_only(reply), "a list of snapshots")))
+    return tuple(map(_snapshot, _list(_only(reply), "snapshots")))
 
 
 def snapshot_id_of(reply: Buffer) -> SnapshotId:
@@ -250,16 +250,21 @@ def snapshot_id_of(reply: Buffer) -> SnapshotId:
 
 
 def snapshot_metadata_of(reply: Buffer) -> SnapshotMetadata:
-    """Return the metadata in a reply of ``read_canister_snapshot_metadata``."""
+    """
+    Return the metadata in a reply of ``read_canister_snapshot_metadata``.
+
+    Timer, hook and source may be missing, as in snapshots from before April 2025; nothing that is data may.
+    """
     value = _only(reply)
     source = _case(field(value, "source"))[0]
     hook = _case(field(value, "on_low_wasm_memory_hook_status"))[0]
+    stored = _list(field(value, "wasm_chunk_store"), "stored chunks")
     return SnapshotMetadata(
         wasm_module_size=_nat(value, "wasm_module_size"),
         wasm_memory_size=_nat(value, "wasm_memory_size"),
         stable_memory_size=_nat(value, "stable_memory_size"),
         globals=tuple(map(_global, _list(field(value, "globals"), "globals"))),
-        wasm_chunk_store=tuple(_chunk_hash(each) for each in _list(field(value, "wasm_chunk_store"), "stored chunks")),
+        wasm_chunk_store=tuple(_blob(each, "hash") for each in stored),
         certified_data=_blob(value, "certified_data"),
         taken_at_ns=_nat(value, "taken_at_timestamp"),
         canister_version=_nat(value, "canister_version"),
@@ -341,10 +346,6 @@ def _timer(value: object) -> int | str | None:
     return "inactive" if case == "inactive" else None
 
 
-def _chunk_hash(value: object) -> bytes:
-    return _blob(value, "hash")
-
-
 def _canister_settings(value: object) -> CanisterSettings:
     controllers = _list(field(value, "controllers"), "controllers")
     if not isinstance(value, dict) or not all(isinstance(each, Principal) for each in controllers):
@@ -407,8 +408,6 @@ def _plain(value: Any) -> Any:
 
 
 def _list(value: object, what: str) -> list[Any]:
-    if value is None:
-        return []
     if not isinstance(value, list):
         raise bad_candid(f"{what} are no list")
     return value

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import heapq
 import http.client
 import io
+import itertools
 import select
 import socket
 import ssl
@@ -48,16 +50,20 @@ class Admission:
     Bounds how many large answers are in memory at once.
 
     A thread that works inside `one_answer` takes a place when the head of its next large answer has arrived, and gives
-    it back when it leaves the block: all that waits meanwhile waits in the operating system.
+    it back when it leaves the block: all that waits meanwhile waits in the operating system. Those that wait are let in
+    by their *turn*, so that who consumes answers in order does not wait for the first one at the end.
     """
 
     def __init__(self, places: int) -> None:
-        self._places = threading.BoundedSemaphore(places)
+        self._lock = threading.Lock()
+        self._free = places
+        self._waiting: list[tuple[int, int, threading.Lock]] = []
+        self._numbers = itertools.count()
 
     @contextlib.contextmanager
-    def one_answer(self) -> Iterator[None]:
+    def one_answer(self, turn: int = 0) -> Iterator[None]:
         """Let this thread take at most one place until the end of the block."""
-        _held.admission, _held.taken = self, False
+        _held.admission, _held.taken, _held.turn = self, False, turn
         try:
             yield
         finally:
@@ -68,15 +74,40 @@ class Admission:
         """Give back the place that this thread holds, if it does: its answer is no longer in memory."""
         if getattr(_held, "taken", False):
             _held.taken = False
-            self._places.release()
+            self._give_back()
 
     def enter(self, guard: Guard) -> None:
         """Wait for a place, unless this thread has one already."""
         if _held.taken:
             return
-        while not self._places.acquire(timeout=_SLICE_SECONDS):
-            _look(guard)
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                _held.taken = True
+                return
+            called = threading.Lock()
+            called.acquire()
+            entry = (_held.turn, next(self._numbers), called)
+            heapq.heappush(self._waiting, entry)
+        try:
+            while not called.acquire(timeout=_SLICE_SECONDS):
+                _look(guard)
+        except BaseException:
+            with self._lock:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                    heapq.heapify(self._waiting)
+                    raise
+            self._give_back()  # the place was handed over just now
+            raise
         _held.taken = True
+
+    def _give_back(self) -> None:
+        with self._lock:
+            if self._waiting:
+                heapq.heappop(self._waiting)[2].release()
+            else:
+                self._free += 1
 
 
 def _look(guard: Guard) -> float:

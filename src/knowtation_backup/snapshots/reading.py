@@ -9,6 +9,7 @@ Answers are 2 MB each, so far fewer may be in memory than under way; the others 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Generator, Iterable
 from typing import Final, TypeVar
 
@@ -17,7 +18,6 @@ import attrs
 from .._checks import above, optional, whole_number
 from .._engine.adaptive import AdaptiveLimit
 from .._engine.cancellation import Cancellation
-from .._engine.prefetch import Done, Step, run_in_order
 from ..errors import (
     BackupError,
     DigestMismatchError,
@@ -29,6 +29,7 @@ from ..ic.connections import Admission
 from ..ic.management import ManagementCanister, SnapshotData
 from ..model.canisters import SnapshotPart, StoredChunk
 from ..model.ids import Principal, SnapshotId
+from .workers import in_order
 
 __all__ = ["DownloadOptions", "PartReader"]
 
@@ -87,6 +88,7 @@ class PartReader:
         self._monotonic = monotonic
         self._limit = AdaptiveLimit(options.concurrency)
         self._admission = Admission(options.answers_in_memory)
+        self._turns = itertools.count()
         self._ends_at = None if options.deadline_seconds is None else monotonic() + options.deadline_seconds
 
     @property
@@ -105,7 +107,7 @@ class PartReader:
             DigestMismatchError: Kind ``chunk_digest``: a Wasm chunk does not hash to its name.
             SourceUnavailableError: Not reachable; kind ``deadline``: the time for the whole is used up.
         """
-        with self._limit.admit(self._cancellation) as admitted, self._admission.one_answer():
+        with self._limit.admit(self._cancellation) as admitted, self._admission.one_answer(next(self._turns)):
 
             def on_retry(error: BackupError) -> None:
                 self._admission.leave()  # what was received of the failed answer is no longer in memory
@@ -128,18 +130,9 @@ class PartReader:
             work: Called by several threads; usually calls `fetch`.
             window: Most parts begun whose result was not taken yet; four per call when `None`, for small results.
         """
-
-        def step(part: SnapshotPart) -> Step[T]:
-            return Step(lambda: Done((work(part),)))
-
         calls = self._options.concurrency
-        return run_in_order(
-            map(step, parts),
-            workers=calls if window is None else min(calls, window),
-            window=calls * _WINDOW_PER_CALL if window is None else window,
-            budget_bytes=1,
-            cancellation=self._cancellation,
-        )
+        window = calls * _WINDOW_PER_CALL if window is None else window
+        return in_order(work, parts, workers=min(calls, window), window=window, cancellation=self._cancellation)
 
     def left_seconds(self) -> float | None:
         """

@@ -46,6 +46,8 @@ _MOST_PEM_BYTES: Final = 65_536
 _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
 _ED25519_V2: Final = re.compile(rb"\x30.\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL)
 """PKCS#8 of version 2, which carries the public key too; older dfx writes it."""
+_EC_VERSION_1: Final = re.compile(rb"(\x30(?:[\x00-\x7f]|\x81.)\x02\x01)\x01(?=\x30)", re.DOTALL)
+"""PKCS#8 of an elliptic curve under a version that is not its own; ic-py and icp-py-core write it."""
 
 
 @runtime_checkable
@@ -70,6 +72,8 @@ class Identity(Protocol):
 
 class _Secretive:
     """Refuses to be pickled or copied into text: whoever needs the key elsewhere reads its file there."""
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(getattr(self, 'sender', ''))!r})"
@@ -199,9 +203,9 @@ def _private_key(block: bytes, password: bytes | None) -> object:
         message = "the key is not encrypted, but a password was given" if given else "the key is encrypted"
         raise ConfigurationError(message, kind="pem_password", hint="password= goes with encrypted keys") from None
     except (ValueError, UnsupportedAlgorithm):
-        seed = _version_2_seed(block)
-        if seed is not None:
-            return ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+        key = _key_of_another_form(block)
+        if key is not None:
+            return key
         if password is not None:
             message = "the password does not open the key, or the key is damaged"
             raise ConfigurationError(message, kind="pem_password", hint="check password and file") from None
@@ -210,14 +214,23 @@ def _private_key(block: bytes, password: bytes | None) -> object:
         raise ConfigurationError(message, kind="bad_pem", hint=hint) from None
 
 
-def _version_2_seed(block: bytes) -> bytes | None:
-    """Return the seed of an Ed25519 key in a form that the library may not read."""
-    body = b"".join(block.splitlines()[1:-1])
+def _key_of_another_form(block: bytes) -> object | None:
+    """Return a key in one of two forms that the library does not read."""
     try:
-        match = _ED25519_V2.match(base64.b64decode(body, validate=True))
+        data = base64.b64decode(b"".join(block.splitlines()[1:-1]), validate=True)
     except binascii.Error:
         return None
-    return match[1] if match else None
+    match = _ED25519_V2.match(data)
+    if match is not None:
+        key = ed25519.Ed25519PrivateKey.from_private_bytes(match[1])
+        return key if data.endswith(key.public_key().public_bytes_raw()) else None
+    match = _EC_VERSION_1.match(data)
+    if match is None:
+        return None
+    try:
+        return serialization.load_der_private_key(match[1] + b"\x00" + data[match.end() :], None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def _checked(key: object) -> ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey:

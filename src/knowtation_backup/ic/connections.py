@@ -31,6 +31,7 @@ import httpx
 
 from .._engine.cancellation import Cancellation
 from .._transport import GUARD, Guard
+from .connecting import connect
 
 __all__ = ["Admission", "LargeAnswers", "WholeBody"]
 
@@ -305,22 +306,13 @@ class LargeAnswers(httpx.BaseTransport):
         target = host.strip("[]")
         if host == "localhost" or host.endswith(".localhost"):
             target = "127.0.0.1"  # RFC 6761, section 6.3; few resolvers know the names below localhost
-        _look(guard)
-        sock: socket.socket | None = None
-        try:
-            sock = socket.create_connection((target, port), min(timeout_seconds, guard.remaining_seconds))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if scheme == "https":
-                context = self._ssl_context or httpx.create_ssl_context()
-                sock = context.wrap_socket(sock, server_hostname=host.strip("[]"))
-        except BaseException as error:
-            if sock is not None:
-                sock.close()
-            if isinstance(error, TimeoutError):
-                raise httpx.ConnectTimeout("the connection was not made in time") from error
-            if isinstance(error, OSError):
-                raise httpx.ConnectError(str(error)) from error
-            raise
+        context = (self._ssl_context or httpx.create_ssl_context()) if scheme == "https" else None
+        sock = connect(
+            (target, port),
+            tls=None if context is None else (context, host.strip("[]")),
+            guard=guard,
+            timeout_seconds=timeout_seconds,
+        )
         return _Connection(sock)
 
 

@@ -36,6 +36,7 @@ from knowtation_backup.ic.agent import Agent, fetch_root_key
 from knowtation_backup.ic.certificate import MAINNET_ROOT_KEY
 from knowtation_backup.ic.delegation_chain import DelegationChain, SignedDelegation
 from knowtation_backup.ic.identity import DelegatedIdentity, KeyIdentity
+from knowtation_backup.ic.limits import AgentTimeouts
 from knowtation_backup.model.ids import MANAGEMENT_CANISTER, Principal
 from knowtation_backup.sandbox import (
     Answer,
@@ -676,3 +677,27 @@ def test_whatever_goes_wrong_a_call_runs_once_at_most_and_its_end_is_told_truly(
         assert ran == 0, failure
     if failure is not None and failure.kind == "not_executed":
         assert ran == 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_connection_that_is_not_made_ends_in_time_or_when_cancelled(scheme: str, counter: Principal) -> None:
+    # Accepts no connections, and no handshakes either: its queue is full, or it never answers.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as filling:
+        port = listening.getsockname()[1]
+        if scheme == "http":
+            for _ in range(4):
+                filler = filling.enter_context(socket.socket())
+                filler.settimeout(0)
+                filler.connect_ex(("127.0.0.1", port))
+        timeouts = AgentTimeouts(connect_seconds=0.3)
+        with Agent(f"{scheme}://127.0.0.1:{port}", timeouts=timeouts, retry=RetryPolicy(attempts=1)) as agent:
+            with pytest.raises(SourceUnavailableError) as caught:
+                agent.call(counter, "inc", NOTHING)
+            assert caught.value.kind == "unreachable"
+        cancellation = Cancellation()
+        threading.Timer(0.1, cancellation.cancel).start()
+        with (
+            Agent(f"{scheme}://127.0.0.1:{port}", retry=RetryPolicy(attempts=1)) as agent,
+            pytest.raises(OperationCancelledError),
+        ):
+            agent.call(counter, "inc", NOTHING, cancellation=cancellation)

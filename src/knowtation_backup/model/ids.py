@@ -125,11 +125,15 @@ class SnapshotId:
         if isinstance(value, bytes):
             return cls(value)
         try:
-            return cls(bytes.fromhex(value))
-        except (TypeError, ValueError) as error:
+            raw = bytes.fromhex(value)
+        except (TypeError, ValueError):
+            raw = b""
+        # The parser of hexadecimal text skips blanks.
+        if not raw or raw.hex() != value.lower():
             message = f"{value!r:.80} is not a snapshot id"
             hint = "it is hexadecimal text, as listed by SnapshotManager.list()"
-            raise ConfigurationError(message, kind="bad_snapshot_id", hint=hint) from error
+            raise ConfigurationError(message, kind="bad_snapshot_id", hint=hint)
+        return cls(raw)
 
     def __str__(self) -> str:
         """Return the hexadecimal text."""

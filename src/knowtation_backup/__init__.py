@@ -44,10 +44,40 @@ from .hub.client import HubClient, HubStats
 from .hub.limits import HubLimits, HubTimeouts
 from .hub.preflight import PreflightReport
 from .ic.agent import Agent, fetch_root_key
-from .ic.certificate import MAINNET_ROOT_KEY
+from .ic.certificate import MAINNET_ROOT_KEY, Certificate
+from .ic.delegation_chain import DelegationChain
+from .ic.evidence import CallEvidence, CertifiedReply
+from .ic.identity import (
+    AnonymousIdentity,
+    DelegatedIdentity,
+    Identity,
+    KeyIdentity,
+    identity_from_pem,
+    identity_from_pem_file,
+    identity_of,
+    key_file_findings,
+)
+from .ic.limits import AgentLimits, AgentTimeouts
+from .ic.management import CertifiedMetadata, ManagementCanister, SnapshotData
+from .ic.status import NodeStatus
 from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
+from .model.canisters import (
+    CanisterSettings,
+    CanisterStatus,
+    GlobalKind,
+    GlobalValue,
+    LogRecord,
+    PublicInfo,
+    RunState,
+    SectionName,
+    Slice,
+    Snapshot,
+    SnapshotMetadata,
+    StoredChunk,
+)
 from .model.details import ArchiveDetails
 from .model.events import Event
+from .model.ids import Principal, SnapshotId
 from .model.manifest import CodecSpec, Manifest
 from .model.marks import Mark, MarkVerb, Standing
 from .model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
@@ -87,6 +117,20 @@ from .sinks.mirror import MirrorSink
 from .sinks.retrying import RetryingSink
 from .sinks.s3_options import S3Options
 from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
+from .snapshots.cost import CostEstimate, CyclesPrices
+from .snapshots.directory import SnapshotDirectory
+from .snapshots.download import DownloadOptions, DownloadReport, SnapshotStream, StreamedPart
+from .snapshots.drift import ChangeKind, FactChange, FactsDiff, diff_facts
+from .snapshots.facts import CanisterFacts, FleetFacts, FleetItem, capture_all, capture_facts
+from .snapshots.journal import DowntimeJournal
+from .snapshots.manager import SnapshotManager, SnapshotOptions
+from .snapshots.metadata_backup import MetadataBackupReport, back_up_metadata
+from .snapshots.provenance import ProvenanceReport, verify_provenance
+from .snapshots.registry import CanisterEntry, CanisterRegistry, Criticality, DueCanister
+from .snapshots.reports import LoadReport, Recovered, RecoverReport, RestoreReport, Step, Taken, TakeReport
+from .snapshots.retention import SnapshotDecision, SnapshotList, SnapshotPlan
+from .snapshots.settings_plan import SettingChange, SettingsPlan, SettingsReport, apply_settings, plan_settings
+from .snapshots.upload import SnapshotReader, UploadOptions, UploadReport
 
 __all__ = [
     "MAINNET_ROOT_KEY",
@@ -99,6 +143,9 @@ __all__ = [
     "AgeOptions",
     "AgeRecipient",
     "Agent",
+    "AgentLimits",
+    "AgentTimeouts",
+    "AnonymousIdentity",
     "AppendOnlySink",
     "ArchiveDetails",
     "ArchiveFilter",
@@ -113,8 +160,18 @@ __all__ = [
     "BackupSource",
     "BlobInfo",
     "BlobRef",
+    "CallEvidence",
+    "CanisterEntry",
+    "CanisterFacts",
+    "CanisterRegistry",
+    "CanisterSettings",
+    "CanisterStatus",
     "Capture",
     "CaptureResult",
+    "Certificate",
+    "CertifiedMetadata",
+    "CertifiedReply",
+    "ChangeKind",
     "Clock",
     "Codec",
     "CodecChain",
@@ -123,7 +180,16 @@ __all__ = [
     "CompressionCodec",
     "ContentStatement",
     "CopyReport",
+    "CostEstimate",
     "Coverage",
+    "Criticality",
+    "CyclesPrices",
+    "DelegatedIdentity",
+    "DelegationChain",
+    "DownloadOptions",
+    "DownloadReport",
+    "DowntimeJournal",
+    "DueCanister",
     "EncV1Codec",
     "EncV1Options",
     "EncryptionCodec",
@@ -132,22 +198,30 @@ __all__ = [
     "EvidenceReport",
     "ExportOptions",
     "ExportReader",
+    "FactChange",
+    "FactsDiff",
     "Finding",
+    "FleetFacts",
+    "FleetItem",
     "ForgetAction",
     "ForgetDecision",
     "ForgetPlan",
     "ForgetReport",
     "FsspecSink",
+    "GlobalKind",
+    "GlobalValue",
     "HubAddress",
     "HubClient",
     "HubLimits",
     "HubSecrets",
     "HubStats",
     "HubTimeouts",
+    "Identity",
     "KeepLast",
     "KeepPolicy",
     "KeyCheck",
     "KeyCheckReport",
+    "KeyIdentity",
     "KeyKind",
     "Keyring",
     "KnownContent",
@@ -156,12 +230,17 @@ __all__ = [
     "Ktb2Reader",
     "LedgerPrefix",
     "Leftover",
+    "LoadReport",
     "LogObserver",
+    "LogRecord",
+    "ManagementCanister",
     "Manifest",
     "Mark",
     "MarkVerb",
     "MemorySink",
+    "MetadataBackupReport",
     "MirrorSink",
+    "NodeStatus",
     "ObservedSink",
     "Observer",
     "OperatorExporter",
@@ -170,48 +249,90 @@ __all__ = [
     "Pipeline",
     "PreflightReport",
     "PreviousArchive",
+    "Principal",
     "PrivateKey",
     "Proof",
+    "ProvenanceReport",
+    "PublicInfo",
     "PublicKey",
     "ReadBack",
     "ReadBlob",
     "ReadLimits",
     "ReadOnlySink",
     "Record",
+    "RecoverReport",
+    "Recovered",
+    "RestoreReport",
     "RetentionPolicy",
     "RetryPolicy",
     "RetryingSink",
     "RewrapOptions",
     "RewrapReport",
+    "RunState",
     "S3Options",
     "Sample",
     "SecretReport",
+    "SectionName",
+    "SettingChange",
+    "SettingsPlan",
+    "SettingsReport",
     "SideFile",
     "SignaturePolicy",
     "SigningKey",
     "SinkCapabilities",
+    "Slice",
+    "Snapshot",
+    "SnapshotData",
+    "SnapshotDecision",
+    "SnapshotDirectory",
+    "SnapshotId",
+    "SnapshotList",
+    "SnapshotManager",
+    "SnapshotMetadata",
+    "SnapshotOptions",
+    "SnapshotPlan",
+    "SnapshotReader",
+    "SnapshotStream",
     "Standing",
+    "Step",
+    "StoredChunk",
+    "StreamedPart",
+    "TakeReport",
+    "Taken",
     "TargetResult",
     "ThrottledSink",
     "Unverified",
     "UnwrapLimits",
+    "UploadOptions",
+    "UploadReport",
     "VaultExporter",
     "VerifyAllReport",
     "VerifyKey",
     "VerifyLevel",
     "VerifyReport",
+    "apply_settings",
+    "back_up_metadata",
+    "capture_all",
+    "capture_facts",
     "check_content",
     "copy_archive",
     "decrypt_file",
     "decrypt_to_stream",
+    "diff_facts",
     "errors",
     "fetch_root_key",
     "find_good",
     "generate_secret",
+    "identity_from_pem",
+    "identity_from_pem_file",
+    "identity_of",
     "jsonable",
+    "key_file_findings",
     "parse_record",
+    "plan_settings",
     "sign_archive",
     "sign_content",
     "verify_export_evidence",
     "verify_proof",
+    "verify_provenance",
 ]

@@ -201,7 +201,7 @@ class Agent:
             method=method,
             arg=arg,
             repeatable=repeatable,
-            waiting=self._waiting(deadline_seconds or self._timeouts.call_seconds, cancellation),
+            waiting=self._waiting(deadline_seconds, self._timeouts.call_seconds, cancellation),
             on_retry=on_retry,
             nonce=nonce,
         ).run()
@@ -237,7 +237,7 @@ class Agent:
             effective_id=canister_id if effective_canister_id is None else effective_canister_id,
             method=method,
             arg=arg,
-            waiting=self._waiting(deadline_seconds or self._timeouts.query_seconds, cancellation),
+            waiting=self._waiting(deadline_seconds, self._timeouts.query_seconds, cancellation),
             on_retry=on_retry,
         ).run()
 
@@ -258,21 +258,25 @@ class Agent:
             SourceUnavailableError: Not reachable or overloaded, after all attempts.
             OperationCancelledError: It was cancelled.
         """
-        waiting = self._waiting(deadline_seconds or self._timeouts.query_seconds, cancellation)
+        waiting = self._waiting(deadline_seconds, self._timeouts.query_seconds, cancellation)
         return self._link.repeated(
             lambda: self._link.read_state(effective_canister_id, paths, waiting), method="read_state", waiting=waiting
         )
 
     def status(self, *, cancellation: Cancellation | None = None) -> NodeStatus:
         """Return what the node says about itself. Nobody signs that: it is for people and preflight checks."""
-        waiting = self._waiting(self._timeouts.query_seconds, cancellation)
+        waiting = self._waiting(None, self._timeouts.query_seconds, cancellation)
         return self._link.repeated(
             lambda: read_status(self._link.sender, waiting, clock=self._link.clock), method="status", waiting=waiting
         )
 
-    def _waiting(self, seconds: float, cancellation: Cancellation | None) -> Waiting:
+    def _waiting(self, seconds: float | None, usual: float, cancellation: Cancellation | None) -> Waiting:
+        if seconds is not None and not seconds > 0:
+            message = f"deadline_seconds is {seconds!r:.80}"
+            raise ConfigurationError(message, kind="bad_option", hint="it must be a number above 0")
         monotonic = self._link.monotonic
-        return Waiting(cancellation=cancellation or Cancellation(), deadline=monotonic() + seconds, monotonic=monotonic)
+        deadline = monotonic() + (usual if seconds is None else seconds)
+        return Waiting(cancellation=cancellation or Cancellation(), deadline=deadline, monotonic=monotonic)
 
 
 def fetch_root_key(

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
+from .floats import float32_value
 from .types import (
     BOOL,
     EMPTY,
@@ -377,8 +378,11 @@ class CandidReader:
         for _ in range(count):
             self.skip(wire.inner, depth + 1)
 
-    def _float(self, code: str) -> float:
-        value: float = struct.unpack(code, self._take(struct.calcsize(code)))[0]
+    def _float32(self) -> float:
+        return float32_value(bytes(self._take(4)))
+
+    def _float64(self) -> float:
+        value: float = struct.unpack("<d", self._take(8))[0]
         return value
 
     PRIMITIVE_READERS: Final[dict[CandidType, Callable[[CandidReader], Any]]] = {
@@ -387,8 +391,8 @@ class CandidReader:
         BOOL: _flag,
         NAT: _unsigned,
         INT: _signed,
-        FLOAT32: lambda self: self._float("<f"),
-        FLOAT64: lambda self: self._float("<d"),
+        FLOAT32: _float32,
+        FLOAT64: _float64,
         TEXT: _text,
         PRINCIPAL: _principal,
     }

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from .floats import float32_bytes
 from .types import (
     BOOL,
     EMPTY,
@@ -225,7 +226,7 @@ _PRIMITIVE_WRITERS: Final[dict[Primitive, Callable[[Any], tuple[bytes, ...]]]] =
     BOOL: lambda value: (b"\x01" if value else b"\x00",),
     NAT: _natural,
     INT: lambda value: (_signed(value),),
-    FLOAT32: lambda value: (struct.pack("<f", value),),
+    FLOAT32: lambda value: (float32_bytes(value),),
     FLOAT64: lambda value: (struct.pack("<d", value),),
     TEXT: _text,
     PRINCIPAL: _principal,

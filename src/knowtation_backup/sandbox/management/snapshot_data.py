@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from ..candid.floats import float32_bytes
 from ..execution.effects import heap_limit
 from ..execution.images import MemoryImage
 from ..execution.stable import MAX_STABLE_PAGES
@@ -140,8 +141,8 @@ def value_to_global(value: tuple[str, int | float]) -> GlobalValue:
     """Return a global from its Candid form."""
     kind, number = value
     if kind in ("f32", "f64"):
-        code, width = ("<f", 4) if kind == "f32" else ("<d", 8)
-        return GlobalValue(kind, int.from_bytes(struct.pack(code, number)[:width], "little"))
+        data = float32_bytes(number) if kind == "f32" else struct.pack("<d", number)
+        return GlobalValue(kind, int.from_bytes(data, "little"))
     width = {"i32": 32, "i64": 64, "v128": 128}[kind]
     integer = int(number)
     if kind == "v128" and integer >> width:

@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import accounting, principal
+from ..candid.floats import float32_value
 from ..execution.effects import low_memory
 from ..messages import Rejected
 from ..state import Canister, CanisterStatus, CodeState, GlobalValue, Snapshot
@@ -319,7 +320,7 @@ def global_to_value(item: GlobalValue) -> tuple[str, int | float]:
         width = 32 if item.kind == "i32" else 64
         return item.kind, item.bits - (1 << width) if item.bits >> (width - 1) else item.bits
     if item.kind == "f32":
-        return item.kind, struct.unpack("<f", item.bits.to_bytes(4, "little"))[0]
+        return item.kind, float32_value(item.bits.to_bytes(4, "little"))
     if item.kind == "f64":
         return item.kind, struct.unpack("<d", item.bits.to_bytes(8, "little"))[0]
     return item.kind, item.bits

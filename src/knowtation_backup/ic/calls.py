@@ -71,7 +71,7 @@ class CallRun:
     canister_id: Principal
     effective_id: Principal
     method: str
-    arg: Buffer | Sequence[Buffer]
+    arg: Buffer | Sequence[Buffer] = attrs.field(repr=False)
     repeatable: bool
     waiting: Waiting
     on_retry: OnRetry | None

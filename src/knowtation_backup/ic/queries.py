@@ -89,7 +89,7 @@ class QueryRun:
     canister_id: Principal
     effective_id: Principal
     method: str
-    arg: Buffer | Sequence[Buffer]
+    arg: Buffer | Sequence[Buffer] = attrs.field(repr=False)
     waiting: Waiting
     on_retry: OnRetry | None
 

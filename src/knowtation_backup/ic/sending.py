@@ -52,7 +52,7 @@ class HttpAnswer:
 
     route: str
     status: int
-    body: bytes | bytearray = attrs.field(repr=False)
+    body: bytes | memoryview = attrs.field(repr=False)
     retry_after: str = ""
     cause: str = ""
     """What a boundary node names as the cause (``X-IC-Error-Cause``)."""
@@ -157,7 +157,7 @@ class Sender:
             )
         raise failure  # outside the handler: the exception there refers to the whole request
 
-    def _body(self, response: httpx.Response, route: str, guard: Guard) -> bytes | bytearray:
+    def _body(self, response: httpx.Response, route: str, guard: Guard) -> bytes | memoryview:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {"", "identity"}:
             message = f"the answer to {route} is compressed ({encoding[:20]!r}) although plain bytes were asked for"
@@ -169,7 +169,7 @@ class Sender:
             whole = stream.read_whole(limit)
             if whole is None:
                 raise _too_large(route, limit)
-            return whole
+            return memoryview(whole).toreadonly()  # replies are views into it, and nobody's to change
         body = io.BytesIO()
         for part in stream:
             body.write(part)

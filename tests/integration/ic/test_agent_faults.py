@@ -701,3 +701,11 @@ def test_a_connection_that_is_not_made_ends_in_time_or_when_cancelled(scheme: st
             pytest.raises(OperationCancelledError),
         ):
             agent.call(counter, "inc", NOTHING, cancellation=cancellation)
+
+
+def test_a_reply_is_a_view_that_nobody_can_change(network: SandboxNetwork, counter: Principal) -> None:
+    with network.serve() as server, Agent(server.url, root_key=network.root_key) as agent:
+        reply = agent.call(counter, "echo", NOTHING + bytes(100_000)).reply
+    assert reply.readonly
+    assert reply.nbytes == 100_006
+    assert len(reply.obj) > reply.nbytes  # type: ignore[arg-type] # it is part of the answer, not a copy

@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol, runtime_checkable
+from typing import Any, Final, NoReturn, Protocol, Self, runtime_checkable
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -106,7 +106,11 @@ class AnonymousIdentity:
 
 
 class KeyIdentity(_Secretive):
-    """Signs with a key of its own: Ed25519, ECDSA over secp256k1 or over P-256. Made by `identity_from_pem`."""
+    """
+    Signs with a key of its own: Ed25519, ECDSA over secp256k1 or over P-256.
+
+    Made by `identity_from_pem`, or by `generate`.
+    """
 
     __slots__ = ("_key", "public_key", "sender")
 
@@ -118,6 +122,21 @@ class KeyIdentity(_Secretive):
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         self.sender: Principal = Principal.self_authenticating(self.public_key or b"")
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Return an identity with a new Ed25519 key; its principal must be made a controller to be of use."""
+        return cls(ed25519.Ed25519PrivateKey.generate())
+
+    def to_pem(self, *, password: bytes | None = None) -> bytes:
+        """
+        Return the private key as PKCS#8, to be kept; everything else about an identity hides it.
+
+        Args:
+            password: Encrypts it; without one, whoever reads the file is the identity.
+        """
+        encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
     def sign(self, message: bytes, /) -> bytes:
         """Return the signature of *message*, 64 bytes."""

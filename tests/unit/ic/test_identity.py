@@ -29,6 +29,7 @@ from knowtation_backup.ic.identity import (
     AnonymousIdentity,
     DelegatedIdentity,
     Identity,
+    KeyIdentity,
     identity_from_pem,
     identity_from_pem_file,
     identity_of,
@@ -491,3 +492,11 @@ def test_a_damaged_key_is_not_told() -> None:
     shown = "".join(traceback.format_exception(error)) + repr(error.context)
     assert not any(secret in shown for secret in SECRET_TEXTS)
     assert pem.splitlines()[1].decode() not in shown
+
+
+@pytest.mark.parametrize("password", [None, b"a password"], ids=["plain", "encrypted"])
+def test_a_new_key_can_be_kept_and_read_again(password: bytes | None) -> None:
+    identity = KeyIdentity.generate()
+    assert identity.sender != KeyIdentity.generate().sender
+    again = identity_from_pem(identity.to_pem(password=password), password=password)
+    assert (again.sender, again.sign(b"message")) == (identity.sender, identity.sign(b"message"))

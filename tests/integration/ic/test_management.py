@@ -266,7 +266,7 @@ def test_what_was_read_is_uploaded_and_loaded_elsewhere(
         management.upload_snapshot_data(target, uploaded, part, chunk)
         management.upload_snapshot_data(target, uploaded, part, chunk)  # twice does no harm
     again = management.read_snapshot_metadata(target, uploaded).metadata
-    changed = {
+    changed: dict[str, Any] = {
         "source": "metadata_upload",
         "taken_at_ns": again.taken_at_ns,
         "canister_version": again.canister_version,

@@ -17,6 +17,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..model.ids import Principal
+from ..model.json_input import check_nesting
 
 __all__ = ["DelegationChain", "SignedDelegation", "check_delegations"]
 
@@ -109,7 +110,9 @@ class DelegationChain:
         try:
             if len(text) > _MOST_JSON:
                 raise ValueError("too long")  # noqa: TRY301 - one way out for everything malformed
-            value = json.loads(text)
+            data = text.encode() if isinstance(text, str) else text
+            check_nesting(data)
+            value = json.loads(data)
             links = tuple(SignedDelegation.of(link) for link in value["delegations"])
             public_key = _bytes(value["publicKey"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigurationError):

@@ -30,7 +30,6 @@ from knowtation_backup.ic.identity import (
     DelegatedIdentity,
     Identity,
     KeyIdentity,
-    KeyIdentity,
     identity_from_pem,
     identity_from_pem_file,
     identity_of,

@@ -17,7 +17,7 @@ name                    fields
 ``upload.started``      ``canister_id``, ``size_bytes``, ``parts``, ``cycles`` (estimate), ``resumed``
 ``upload.began``        ``canister_id``, ``snapshot_id``: it exists, and holds zeros
 ``upload.progress``     ``phase`` (``send``, ``compare``), ``done_bytes``, ``total_bytes``, ``bytes_per_second``,
-                        ``eta_seconds``, ``concurrency``
+                        ``eta_seconds``
 ``upload.repaired``     ``snapshot_id``, ``parts``: what was not there when read back, and is sent again
 ``upload.finished``     ``canister_id``, ``snapshot_id``, ``sent_bytes``, ``compared_bytes``, ``elapsed_seconds``
 ======================  ================================================================================
@@ -37,17 +37,17 @@ import attrs
 
 from .._engine.adaptive import AdaptiveLimit
 from .._engine.cancellation import Cancellation
-from .._engine.prefetch import prefetch
 from ..contracts import Observer, ignore_events
 from ..errors import (
     BackupError,
     ConfigurationError,
+    DigestMismatchError,
     IntegrityError,
     RejectedError,
     SourceError,
     SourceUnavailableError,
 )
-from ..ic.management import CallOptions, ManagementCanister
+from ..ic.management import CallOptions, ManagementCanister, SnapshotData
 from ..model.canisters import MAX_SNAPSHOTS, Slice, Snapshot, SnapshotMetadata, SnapshotPart
 from ..model.events import Event
 from ..model.ids import Principal, SnapshotId
@@ -55,9 +55,11 @@ from ..model.reports import Finding
 from .directory import SnapshotDirectory
 from .journal import network_name
 from .metadata import metadata_json
+from .reading import DownloadOptions, PartReader
 from .site import may_still_run
 from .upload_journal import UploadJournal, default_journal
 from .upload_report import UploadOptions, UploadReport
+from .workers import in_order
 
 __all__ = ["SnapshotReader", "UploadOptions", "UploadReport", "abandon_upload", "upload"]
 
@@ -126,7 +128,7 @@ def upload(  # noqa: PLR0913 - one argument per independent part
             journal is in use or about something else.
         SourceError: Of kind ``snapshot_cap``: there is no room; ``replace_unsafe``: nor a proven copy.
         RejectedError: The network said no.
-        SourceUnavailableError: It could not be reached, or time ran out (``out_of_time``).
+        SourceUnavailableError: It could not be reached, or time ran out (``deadline``).
         OutcomeUnknownError: It is not known whether the snapshot was begun; the next call finds out.
         SinkError: Directory or journal cannot be read or written.
 
@@ -271,6 +273,7 @@ class _Upload:
     monotonic: Callable[[], float]
     tally: _Tally = attrs.field(factory=_Tally)
     limit: AdaptiveLimit = attrs.field(init=False)
+    lowest: int = attrs.field(init=False)
     started: float = attrs.field(init=False)
     replaced_at_once: bool = attrs.field(init=False, default=False)
     earlier: tuple[SnapshotId, ...] | None = attrs.field(init=False, default=None)
@@ -278,6 +281,7 @@ class _Upload:
 
     def __attrs_post_init__(self) -> None:
         self.limit = AdaptiveLimit(self.options.concurrency)
+        self.lowest = self.options.concurrency
         self.started = self.monotonic()
 
     # -- the whole ----------------------------------------------------------------------------------------------------
@@ -316,7 +320,7 @@ class _Upload:
             repaired_parts=repaired,
             calls=self.tally.calls,
             retries=self.tally.retries,
-            lowest_concurrency=self.limit.lowest,
+            lowest_concurrency=self.lowest,
             upload_seconds=between - before,
             read_back_seconds=after - between,
             estimate=estimate,
@@ -346,19 +350,23 @@ class _Upload:
 
     def _call_options(self, on_retry: Callable[[BackupError], None] | None = None) -> CallOptions:
         self.cancellation.check()
-        seconds = self.options.call_seconds
-        if self.options.deadline_seconds is not None:
-            left = self.options.deadline_seconds - (self.monotonic() - self.started)
-            if left <= 0:
-                message = f"the upload has not finished in {self.options.deadline_seconds:g} s"
-                raise SourceUnavailableError(message, kind="out_of_time", hint="call again to go on where it was")
-            seconds = min(seconds, left)
+        left = self._left_seconds()
+        seconds = self.options.call_seconds if left is None else min(left, self.options.call_seconds)
         self.tally.add(calls=1)
         return {
             "deadline_seconds": seconds,
             "cancellation": self.cancellation,
             "on_retry": on_retry or self._retried,
         }
+
+    def _left_seconds(self) -> float | None:
+        if self.options.deadline_seconds is None:
+            return None
+        left = self.options.deadline_seconds - (self.monotonic() - self.started)
+        if left <= 0:
+            message = f"the upload has not finished in {self.options.deadline_seconds:g} s"
+            raise SourceUnavailableError(message, kind="deadline", hint="call again to go on where it was")
+        return left
 
     def _retried(self, _error: BackupError) -> None:
         self.tally.add(retries=1)
@@ -481,7 +489,12 @@ class _Upload:
             self.journal.arrived(part)
             return part
 
-        self._each(send, parts, "send")
+        workers = min(self.options.concurrency, max(1, len(parts)))
+        results = in_order(
+            send, parts, workers=workers, window=_WINDOW_PER_CALL * workers, cancellation=self.cancellation
+        )
+        self._each(results, parts, "send")
+        self.lowest = min(self.lowest, self.limit.lowest)
 
     def _check(self, snapshot_id: SnapshotId, parts: list[SnapshotPart]) -> int:
         """Compare *parts* with the network, send again what differs; return how many did."""
@@ -510,25 +523,44 @@ class _Upload:
     def _differing(
         self, snapshot_id: SnapshotId, parts: list[SnapshotPart], reader: SnapshotReader
     ) -> list[SnapshotPart]:
+        chain = PartReader(
+            self.management,
+            self.canister_id,
+            snapshot_id,
+            options=self._read_options(len(parts)),
+            cancellation=self.cancellation,
+            monotonic=self.monotonic,
+        )
         lost: list[SnapshotPart] = []
 
+        def compared(part: SnapshotPart, data: SnapshotData) -> None:
+            if not _equal(data.chunk, reader.read(part)):
+                lost.append(part)
+            else:
+                self.tally.add(compared_bytes=data.chunk.nbytes)
+
         def compare(part: SnapshotPart) -> SnapshotPart:
-            wanted = reader.read(part)
+            self.tally.add(calls=1)
             try:
-                with self._admitted() as options:
-                    found = self.management.read_snapshot_data(self.canister_id, snapshot_id, part, **options).chunk
+                chain.fetch(part, compared)
+            except DigestMismatchError:
+                lost.append(part)
             except RejectedError as error:
                 if isinstance(part, Slice) or error.kind not in _CHUNK_GONE:
                     raise
-                found = memoryview(b"")
-            if bytes(found) == wanted:  # a copy and one comparison in C, where views are compared item by item
-                self.tally.add(compared_bytes=len(wanted))
-            else:
                 lost.append(part)
             return part
 
-        self._each(compare, parts, "compare")
+        self._each(chain.in_order(parts, compare), parts, "compare")
+        self.lowest = min(self.lowest, chain.lowest_concurrency)
         return lost
+
+    def _read_options(self, parts: int) -> DownloadOptions:
+        return DownloadOptions(
+            concurrency=min(self.options.read_concurrency, max(1, parts)),
+            deadline_seconds=self._left_seconds(),
+            call_seconds=self.options.call_seconds,
+        )
 
     @contextlib.contextmanager
     def _admitted(self) -> Iterator[CallOptions]:
@@ -542,15 +574,15 @@ class _Upload:
             yield self._call_options(on_retry)
         self.limit.succeeded()
 
-    def _each(self, function: Callable[[SnapshotPart], SnapshotPart], parts: list[SnapshotPart], phase: str) -> None:
-        workers = self.options.concurrency
+    def _each(self, results: Iterable[SnapshotPart], parts: list[SnapshotPart], phase: str) -> None:
+        """Take in *results*, which come in the order of *parts*, and tell how far it is."""
         total = sum(map(_size, parts))
         done = 0
         began = told = self.monotonic()
-        for part in prefetch(function, parts, workers=workers, window=4 * workers, cancellation=self.cancellation):
+        for part in results:
             done += _size(part)
             now = self.monotonic()
-            if now - told >= self.options.progress_seconds or done == total:
+            if now - told >= self.options.progress_seconds or part is parts[-1]:
                 told = now
                 rate = done / max(now - began, 1e-9)
                 self._tell(
@@ -560,13 +592,25 @@ class _Upload:
                     total_bytes=total,
                     bytes_per_second=round(rate),
                     eta_seconds=round((total - done) / rate, 1) if rate else None,
-                    concurrency=self.limit.limit,
                 )
 
 
 _ABANDON: Final = "do not load it; abandon_upload deletes it"
 _CHUNK_GONE: Final = frozenset({"canister_error"})
 """The network's word for a chunk that a store does not have."""
+
+
+_WINDOW_PER_CALL: Final = 4
+"""Parts that may be finished before their turn, for each call under way."""
+_SLICE: Final = 1 << 16
+
+
+def _equal(found: memoryview, wanted: bytes) -> bool:
+    """Compare without a copy of everything; views as such are compared item by item, at ten times the cost."""
+    return found.nbytes == len(wanted) and all(
+        found[start : start + _SLICE].tobytes() == wanted[start : start + _SLICE]
+        for start in range(0, len(wanted), _SLICE)
+    )
 
 
 def _unordered(metadata: SnapshotMetadata) -> SnapshotMetadata:

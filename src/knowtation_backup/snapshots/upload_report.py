@@ -18,8 +18,10 @@ __all__ = ["UploadOptions", "UploadReport"]
 class UploadOptions:
     """How a snapshot is uploaded. The defaults lose nothing without notice."""
 
-    concurrency: int = attrs.field(default=16, validator=between(1, 64))
-    """Most parts under way at once; fewer while the network complains. Each takes about 2 MB of memory."""
+    concurrency: int = attrs.field(default=24, validator=between(1, 256))
+    """Most parts on their way up at once; fewer while the network complains. Each takes about 4 MB of memory."""
+    read_concurrency: int = attrs.field(default=112, validator=between(1, 256))
+    """Most parts that are read back at once; they wait outside of memory."""
     read_back: bool = True
     """Whether all parts are read again and compared: where a part was lost there are zeros, and nobody says so."""
     deadline_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
@@ -48,6 +50,7 @@ class UploadReport:
     """Parts that were not there when read back, and were sent again."""
     calls: int
     retries: int
+    """Of calls that send; each waited for a while."""
     lowest_concurrency: int
     upload_seconds: float
     read_back_seconds: float

@@ -6,10 +6,10 @@ Events told to the observer:
 =====================  ==============================================================================================
 name                   fields
 =====================  ==============================================================================================
-``snapshot.started``   ``canister_id``, ``snapshot_id``, ``size_bytes``, ``resumed_bytes``
-``snapshot.progress``  ``snapshot_id``, ``done_bytes``, ``size_bytes``, ``bytes_per_second``, ``eta_seconds``,
+``download.started``   ``canister_id``, ``snapshot_id``, ``size_bytes``, ``resumed_bytes``
+``download.progress``  ``snapshot_id``, ``done_bytes``, ``size_bytes``, ``bytes_per_second``, ``eta_seconds``,
                        ``elapsed_seconds``
-``snapshot.finished``  ``canister_id``, ``snapshot_id``, ``size_bytes``, ``transferred_bytes``, ``elapsed_seconds``
+``download.finished``  ``canister_id``, ``snapshot_id``, ``size_bytes``, ``transferred_bytes``, ``elapsed_seconds``
 =====================  ==============================================================================================
 """
 
@@ -179,7 +179,7 @@ class _Run:
         done = new.done
         resumed = sum(_size(new, part) for part in done)
         size = metadata.metadata.size_bytes
-        self.tell("snapshot.started", canister_id=str(self.canister_id), size_bytes=size, resumed_bytes=resumed)
+        self.tell("download.started", canister_id=str(self.canister_id), size_bytes=size, resumed_bytes=resumed)
         progress = _Progress(self, size, resumed)
 
         def keep(part: SnapshotPart, data: SnapshotData) -> int:
@@ -206,7 +206,7 @@ class _Run:
         elapsed = self.monotonic() - self.began_at
         progress.finished()
         self.tell(
-            "snapshot.finished",
+            "download.finished",
             canister_id=str(self.canister_id),
             size_bytes=transferred + resumed,
             transferred_bytes=transferred,
@@ -317,7 +317,7 @@ class _Progress:
         rate = (done - self._resumed) / elapsed if elapsed > 0 else 0.0
         left = max(0, self._size_bytes - done)
         self._run.tell(
-            "snapshot.progress",
+            "download.progress",
             done_bytes=done,
             size_bytes=max(self._size_bytes, done),
             bytes_per_second=rate,
@@ -412,7 +412,7 @@ class SnapshotStream:
             return part, data.chunk, PartEvidence.of(part, data.reply, data.chunk)
 
         run.tell(
-            "snapshot.started", canister_id=str(run.canister_id), size_bytes=self.metadata.size_bytes, resumed_bytes=0
+            "download.started", canister_id=str(run.canister_id), size_bytes=self.metadata.size_bytes, resumed_bytes=0
         )
         progress = _Progress(run, self.metadata.size_bytes, 0)
         window = min(_STREAM_WINDOW, 2 * run.options.answers_in_memory)
@@ -442,7 +442,7 @@ class SnapshotStream:
             elapsed_seconds=elapsed,
         )
         run.tell(
-            "snapshot.finished",
+            "download.finished",
             canister_id=str(run.canister_id),
             size_bytes=self._size_bytes,
             transferred_bytes=self._size_bytes,

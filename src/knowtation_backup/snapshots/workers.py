@@ -26,7 +26,7 @@ def in_order(
     """
     Yield ``function(item)`` for every item, in order, computed by threads.
 
-    The first failure, an abandoned generator or Ctrl-C cancels the run; all threads have ended before the generator has.
+    The first failure, an abandoned generator or Ctrl-C cancels the run; all threads end before the generator does.
 
     Args:
         function: Called by many threads at once.

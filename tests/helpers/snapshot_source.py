@@ -1,0 +1,96 @@
+"""A network with one canister whose stable memory and chunk store are full of noise, and a snapshot of it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import httpx
+import wasmtime
+
+from knowtation_backup.ic.agent import Agent
+from knowtation_backup.ic.management import ManagementCanister
+from knowtation_backup.model.ids import Principal, SnapshotId
+from knowtation_backup.sandbox import SandboxNetwork, candid
+from knowtation_backup.sandbox.management.types import METHODS
+
+ANONYMOUS = b"\x04"
+PIECE_BYTES = 1 << 21
+"""What one call of ``fill`` adds to the stable memory."""
+
+NOISE = """
+(module
+  (import "ic0" "msg_reply" (func $reply))
+  (import "ic0" "msg_reply_data_append" (func $append (param i64 i64)))
+  (import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))
+  (import "ic0" "stable64_write" (func $write (param i64 i64 i64)))
+  (memory (export "mem") i64 34)
+  (global (export "count") (mut i64) (i64.const 7))
+  (data (i64.const 8) "DIDL\\00\\00")
+  (func (export "canister_update fill") (local $i i64) (local $x i64) (local $page i64)
+    (local.set $page (call $grow (i64.const 32)))
+    (local.set $x (i64.add (i64.mul (local.get $page) (i64.const 0x9E3779B97F4A7C15)) (i64.const 88172645463325252)))
+    (loop $next
+      (local.set $x (i64.xor (local.get $x) (i64.shl (local.get $x) (i64.const 13))))
+      (local.set $x (i64.xor (local.get $x) (i64.shr_u (local.get $x) (i64.const 7))))
+      (local.set $x (i64.xor (local.get $x) (i64.shl (local.get $x) (i64.const 17))))
+      (i64.store (i64.add (i64.const 65536) (local.get $i)) (local.get $x))
+      (local.set $i (i64.add (local.get $i) (i64.const 8)))
+      (br_if $next (i64.lt_u (local.get $i) (i64.const 2097152))))
+    (call $write (i64.mul (local.get $page) (i64.const 65536)) (i64.const 65536) (i64.const 2097152))
+    (call $append (i64.const 8) (i64.const 6)) (call $reply)))
+"""
+
+
+def noise_wasm() -> bytes:
+    """Return a canister whose method ``fill`` adds two MiB of noise to its stable memory."""
+    return bytes(wasmtime.wat2wasm(NOISE))
+
+
+def manage(network: Any, method: str, **fields: Any) -> None:
+    """Call the management canister as the anonymous user; *network* may be a process."""
+    arg = candid.encode([METHODS[method].argument], [fields])
+    network.update(b"", method, arg, sender=ANONYMOUS)
+
+
+def prepare(network: Any, *, pieces: int = 1, chunks: int = 0, controller: bytes = ANONYMOUS) -> tuple[bytes, bytes]:
+    """Create the canister, fill it, take a snapshot; return both ids. *network* may be a process."""
+    canister: bytes = network.create_canister(noise_wasm(), controllers=[ANONYMOUS, controller], cycles=10**17)
+    for _ in range(pieces):
+        network.update(canister, "fill", b"DIDL\0\0")
+    for number in range(chunks):
+        chunk = random.Random(number).randbytes(70_000 + number)
+        manage(network, "upload_chunk", canister_id=canister, chunk=chunk)
+    manage(network, "take_canister_snapshot", canister_id=canister)
+    return canister, bytes(8) + canister
+
+
+@attrs.frozen(kw_only=True)
+class SnapshotSource:
+    """A snapshot and the way to it."""
+
+    network: SandboxNetwork
+    management: ManagementCanister
+    canister_id: Principal
+    snapshot_id: SnapshotId
+
+
+@contextlib.contextmanager
+def snapshot_source(
+    *, pieces: int = 1, chunks: int = 0, delegation: bool = True, transport: Any = None, **agent_options: Any
+) -> Iterator[SnapshotSource]:
+    """Run a network in this process; *transport* wraps the one that leads to it."""
+    with SandboxNetwork(delegation=delegation, tick_seconds=None) as network:
+        canister, snapshot = prepare(network, pieces=pieces, chunks=chunks)
+        inner: httpx.BaseTransport = network.transport()
+        used = inner if transport is None else transport(inner)
+        with Agent("http://127.0.0.1:1", root_key=network.root_key, transport=used, **agent_options) as agent:
+            yield SnapshotSource(
+                network=network,
+                management=ManagementCanister(agent),
+                canister_id=Principal(canister),
+                snapshot_id=SnapshotId(snapshot),
+            )

@@ -40,8 +40,9 @@ FAULTS = ("refused", "reset_before", "reset_after", "outage_before", "outage_aft
 
 
 def counter_wasm() -> bytes:
-    """Return the hand-written counter of ``tests/data``."""
-    return bytes(wasmtime.wat2wasm((DATA / "counter.wat").read_text()))
+    """Return the hand-written counter of ``tests/data``, with little memory."""
+    text = (DATA / "counter.wat").read_text()
+    return bytes(wasmtime.wat2wasm(text.replace("(memory $memory 40)", "(memory $memory 2)")))
 
 
 @attrs.define(eq=False)
@@ -143,7 +144,7 @@ def refusing(network: SandboxNetwork) -> Iterator[None]:
         code, text = "IC0406", "refused on purpose"
         raise Rejected(code, text)
 
-    handlers = network._management._handlers  # noqa: SLF001 - there is no switch for this
+    handlers = network._management._handlers
     saved = dict(handlers)
     handlers.update(dict.fromkeys(saved, refuse))
     try:
@@ -158,11 +159,11 @@ class SnapshotStage:
 
     network: SandboxNetwork
     transport: FaultyTransport
-    agent: Agent
-    manager: SnapshotManager
     journal: Path
     wasm: bytes
-    events: list[Event]
+    events: list[Event] = attrs.field(factory=list)
+    agent: Agent = attrs.field(init=False)
+    manager: SnapshotManager = attrs.field(init=False)
 
     def canister(self, count: int = 0, *, wasm: bytes | None = None, **options: Any) -> Principal:
         """Create a counter that has counted so far."""
@@ -187,11 +188,8 @@ class SnapshotStage:
     def snapshots(self, canister_id: Principal) -> set[SnapshotId]:
         return set(map(SnapshotId, self.network.canisters[canister_id.raw].snapshots))
 
-    def stop(self, canister_id: Principal) -> None:
-        self.manager_management.stop(canister_id)
-
     @property
-    def manager_management(self) -> ManagementCanister:
+    def management(self) -> ManagementCanister:
         return ManagementCanister(self.agent)
 
     def now(self) -> dt.datetime:
@@ -229,15 +227,7 @@ def snapshot_stage(directory: Path, wasm: bytes, **network_options: Any) -> Iter
     options = {"tick_seconds": None, "call_wait_seconds": 0.2} | network_options
     with SandboxNetwork(**options) as network:
         transport = FaultyTransport(network.transport(), network)
-        stage = SnapshotStage(
-            network=network,
-            transport=transport,
-            agent=None,  # type: ignore[arg-type] - needs the stage's time
-            manager=None,  # type: ignore[arg-type]
-            journal=directory / "journal",
-            wasm=wasm,
-            events=[],
-        )
+        stage = SnapshotStage(network, transport, directory / "journal", wasm)
         with Agent(
             "http://127.0.0.1:1",
             root_key=network.root_key,

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import attrs
 
-from ..errors import BackupError, InternalError, SourceError
+from ..errors import BackupError, InternalError, SourceError, SourceUnavailableError
 from ..model.canisters import RunState
 from ..model.ids import Principal
 from ..model.reports import Finding
@@ -72,6 +72,8 @@ def start_canister(site: Site, canister_id: Principal) -> float:
     """
     Start a canister and have its subnet certify that it runs.
 
+    A network that cannot be reached is tried until the time for starting is over, anything else five times.
+
     Returns:
         The moment, by the site's monotonic clock, of the certified answer to the start.
 
@@ -80,26 +82,25 @@ def start_canister(site: Site, canister_id: Principal) -> float:
     """
     options = site.options
     deadline = site.monotonic() + options.start_seconds
-    error: BaseException | None = None
-    attempt = 0
-    for attempt in range(1, options.start_attempts + 1):
-        left = max(1.0, deadline - site.monotonic())
-        seconds = min(options.start_call_seconds, left)
+    attempts = refused = 0
+    while True:
+        attempts += 1
+        seconds = max(1.0, min(options.start_call_seconds, deadline - site.monotonic()))
+        error: Exception
         try:
             site.management.start(canister_id, deadline_seconds=seconds)
             moment = site.monotonic()
             state = site.status(canister_id, deadline_seconds=seconds).run_state
-        except Exception as failure:  # noqa: BLE001 - even a bug of ours must not end the attempts
-            error = failure
-        else:
             if state is RunState.RUNNING:
                 return moment
             error = SourceError(f"canister {canister_id} is {state.value} after its start")
-        if site.monotonic() >= deadline:
-            break
-        if attempt < options.start_attempts:
-            site.sleep(min(site.delay(attempt), max(0.0, deadline - site.monotonic())))
-    raise _down_error([canister_id], attempt, error) from error
+        except Exception as failure:  # noqa: BLE001 - even a bug of ours must not end the attempts
+            error = failure
+        refused += not isinstance(error, SourceUnavailableError)
+        left = deadline - site.monotonic()
+        if refused >= options.start_attempts or left <= 0:
+            raise _down_error([canister_id], attempts, error) from error
+        site.sleep(min(site.delay(attempts), left))
 
 
 def _down_error(canister_ids: Sequence[Principal], attempts: int, cause: BaseException | None) -> SourceError:
@@ -249,9 +250,9 @@ class Downtime:
         try:
             interruption = uninterrupted(lambda: self._finish(failed=error is not None))
         finally:
-            # Reached early only when an interruption hit before the work began.
+            # Something is left only when the work itself was ended from outside.
             if any(member.touched for member in self._members.values()):
-                uninterrupted(lambda: self._finish(failed=True))
+                uninterrupted(lambda: self._finish(failed=error is not None))
         for member in self._members.values():
             if (member.unsettled or member.watch is not None) and member.down is None:
                 self._settle(member)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
-from ..errors import BackupError, IntegrityError, InternalError, RejectedError, SourceError
+from ..errors import BackupError, IntegrityError, InternalError, RejectedError, SourceError, SourceUnavailableError
 from ..model.canisters import CanisterStatus, Snapshot, SnapshotMetadata
 from ..model.ids import Principal, SnapshotId
 from ..model.reports import Finding
@@ -152,6 +152,7 @@ class _Load:
         """Load into the stopped canister; a lost answer is settled before the load is repeated."""
         site = self.site
         end = site.monotonic() + site.options.loadable_seconds
+        stubborn_until = site.monotonic() + (site.options.start_seconds if downtime is None else 0)
         lost = 0
         while True:
             try:
@@ -162,9 +163,11 @@ class _Load:
                     raise
                 wait = min(site.options.loadable_poll_seconds, left)
                 site.tell("snapshot.not_loadable", canister_id=str(self.canister_id), delay_seconds=wait)
-            except BackupError:
+            except BackupError as error:
                 lost += 1
-                if lost >= _ATTEMPTS:
+                # On the way back nothing is gained by giving up while the network is out of reach.
+                waits = isinstance(error, SourceUnavailableError) and site.monotonic() < stubborn_until
+                if lost >= _ATTEMPTS and not waits:
                     raise
                 self._settle()
                 wait = site.delay(lost)

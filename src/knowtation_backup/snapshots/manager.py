@@ -14,14 +14,12 @@ import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..contracts import Clock, Observer, ignore_events, utc_now
 from ..errors import BackupError, ConfigurationError, PlanStaleError, RejectedError
 from ..ic.management import ManagementCanister
-from ..model.canisters import SectionName, Snapshot
+from ..model.canisters import Snapshot
 from ..model.ids import Principal, SnapshotId
-from .directory import SnapshotDirectory
 from .download import DownloadOptions, DownloadReport, SnapshotStream
 from .download import download as download_snapshot
 from .download import stream as stream_snapshot
@@ -29,7 +27,7 @@ from .journal import DowntimeJournal, network_name
 from .loading import Expected, HealthCheck, load_snapshot
 from .preflight import PreflightReport, check_canister
 from .recovering import recover_all
-from .reports import LoadReport, RecoverReport, RestoreReport, Step, Taken, TakeReport
+from .reports import LoadReport, RecoverReport, RestoreReport, Taken, TakeReport
 from .requests import (
     CanisterId,
     CanisterIds,
@@ -39,12 +37,12 @@ from .requests import (
     seconds_of,
     terminating_signals,
 )
+from .restoring import restore_directory
 from .retention import SnapshotList, SnapshotPlan, plan_snapshots
 from .site import Site, SnapshotOptions, may_still_run
 from .taking import take_each, take_group
-
-if TYPE_CHECKING:
-    from .upload import UploadOptions, UploadReport
+from .upload import SnapshotReader, UploadOptions, UploadReport
+from .upload import upload as upload_snapshot
 
 __all__ = ["CanisterIds", "SnapshotManager", "SnapshotOptions"]
 
@@ -384,40 +382,15 @@ class SnapshotManager:
         """
         principal = Principal.parse(canister_id)
         require_confirmed((principal,), confirm)
-        steps: list[Step] = []
-
-        def step(name: str, result: str) -> None:
-            steps.append(Step(name=name, at=self._site.clock(), result=result))
-            self._site.tell("snapshot.step", canister_id=str(principal), step=name, result=result)
-
-        with SnapshotDirectory.open(directory) as opened:
-            step("validate", f"{opened.metadata.size_bytes:,} bytes, all sizes and chunk digests are right")
-            module_hash = bytes.fromhex(opened.digests()[SectionName.WASM_MODULE])
-            step("open", f"module {module_hash.hex()}")
-            new = 1 + int(safety_snapshot)
-            checked = check_canister(self._site, principal, new_snapshots=new, needs_code=False)
-            if checked.error is not None:
-                raise checked.error
-            uploaded = self.upload(opened, principal, options=upload_options)
-            step("upload", f"snapshot {uploaded.snapshot_id}, read back")
-            try:
-                report = load_snapshot(
-                    self._site,
-                    principal,
-                    uploaded.snapshot_id,
-                    taken_at=None,
-                    expected=Expected.of(opened.metadata, module_hash),
-                    operation="restore",
-                    safety_snapshot=safety_snapshot,
-                    max_seconds=seconds_of(max_downtime),
-                    health_check=health_check,
-                )
-            except BaseException as error:
-                if isinstance(error, BackupError):
-                    error.context["uploaded"] = str(uploaded.snapshot_id)
-                error.add_note(f"the uploaded snapshot {uploaded.snapshot_id} of canister {principal} is kept")
-                raise
-        return RestoreReport(load=report, uploaded=uploaded.snapshot_id, steps=(*steps, *report.steps))
+        return restore_directory(
+            self._site,
+            directory,
+            principal,
+            safety_snapshot=safety_snapshot,
+            max_seconds=seconds_of(max_downtime),
+            health_check=health_check,
+            upload_options=upload_options or UploadOptions(),
+        )
 
     # -- moving bytes --------------------------------------------------------------------------------------------------
 
@@ -457,21 +430,19 @@ class SnapshotManager:
 
     def upload(
         self,
-        directory: SnapshotDirectory | str | os.PathLike[str],
+        source: SnapshotReader | str | os.PathLike[str],
         canister_id: CanisterId,
         *,
         options: UploadOptions | None = None,
     ) -> UploadReport:
-        """Upload a directory as a new snapshot of a canister and read it back; nothing is loaded."""
-        from .upload import UploadOptions  # noqa: PLC0415
-        from .upload import upload as upload_snapshot  # noqa: PLC0415
-
+        """Upload a directory, or what else can be read, as a new snapshot, and read it back; nothing is loaded."""
         return upload_snapshot(
             self._site.management,
-            directory,
+            source,
             Principal.parse(canister_id),
             options=options or UploadOptions(),
             observer=self._site.observer,
+            monotonic=self._site.monotonic,
         )
 
     # -- after a crash -------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class SnapshotOptions:
     call_seconds: float = attrs.field(default=360.0, validator=at_least(LIFE_SECONDS))
     """For taking and loading; longer than a call can live, so that its outcome is certain."""
     start_attempts: int = attrs.field(default=5, validator=whole_number(1))
+    """How often starting may be refused; a network out of reach is tried until the time is over."""
     start_seconds: float = attrs.field(default=900.0, validator=above(0))
     """For all attempts to start one canister, whatever deadline the operation had."""
     start_call_seconds: float = attrs.field(default=150.0, validator=above(0))

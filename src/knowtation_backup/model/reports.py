@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import attrs
 
 from .._checks import whole_number
 from ..errors import BackupError, ConfigurationError, IntegrityError
+from .ids import Principal, SnapshotId
 from .manifest import Manifest
 from .moments import iso_ms
 from .plans import ForgetAction
@@ -318,6 +320,12 @@ def jsonable(value: Any) -> Any:
             plain: Any = value.value
         case dt.datetime():
             plain = iso_ms(value)
+        case Principal() | SnapshotId() | PurePath():
+            plain = str(value)
+        case dt.timedelta():
+            plain = value.total_seconds()
+        case bytes():
+            plain = value.hex()
         case BackupError():
             plain = {"kind": value.kind, "message": value.message, "hint": value.hint}
         case Mapping():

@@ -2,11 +2,13 @@
 
 import datetime as dt
 import json
+from pathlib import Path
 
 import pytest
 
 from knowtation_backup.errors import ConfigurationError, IntegrityError
 from knowtation_backup.model.blobs import BlobRef
+from knowtation_backup.model.ids import Principal, SnapshotId
 from knowtation_backup.model.manifest import Manifest
 from knowtation_backup.model.reports import (
     BackupReport,
@@ -77,3 +79,9 @@ def test_jsonable_reaches_every_level_and_leaves_hidden_fields_out() -> None:
         "hint": "fix it",
     }
     assert jsonable(VerifyLevel.PRESENCE) == "presence"
+
+
+def test_jsonable_writes_ids_places_and_times_as_people_do() -> None:
+    ids = (Principal(b"\x04"), SnapshotId(b"\x00\xff"))
+    value = jsonable({"ids": ids, "hash": b"\xab", "place": Path("a") / "b", "overdue": dt.timedelta(hours=1)})
+    assert value == {"ids": ["2vxsx-fae", "00ff"], "hash": "ab", "place": str(Path("a") / "b"), "overdue": 3600.0}

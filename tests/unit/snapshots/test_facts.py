@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from knowtation_backup.errors import BackupError, ConfigurationError, IntegrityError, UnsupportedFormatError
 from knowtation_backup.model.canisters import CanisterSettings, CanisterStatus, LogRecord, RunState, Snapshot
 from knowtation_backup.model.ids import Principal, SnapshotId
-from knowtation_backup.model.reports import Finding, Outcome
+from knowtation_backup.model.reports import Finding, Outcome, jsonable
 from knowtation_backup.snapshots.drift import ChangeKind, diff_facts
 from knowtation_backup.snapshots.facts import CanisterFacts, FleetFacts, FleetItem
 from knowtation_backup.snapshots.settings_plan import plan_settings
@@ -254,6 +254,16 @@ def test_values_of_environment_variables_are_not_shown() -> None:
     assert not [value for value in shown if "secret" in str(value) + repr(value)]
     assert "STAGE: a text of 11 characters -> a text of 10 characters" in str(diff)
     assert b"prod-secret" in FACTS.to_bytes()
+
+
+def test_a_difference_has_a_json_form() -> None:
+    after = attrs.evolve(with_settings(log_visibility=()), module_hash=None)
+    value = json.loads(json.dumps(jsonable(diff_facts(FACTS, after))))
+    assert value["canister_id"] == str(HUB)
+    assert value["changes"] == [
+        {"kind": "code", "name": "module_hash", "before": "ab" * 32, "after": None},
+        {"kind": "settings", "name": "settings.log_visibility", "before": [str(OWNER), str(OTHER)], "after": []},
+    ]
 
 
 # Settings.

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from .._engine.local_files import translate_os_error
+from .._engine.local_files import os_errors_translated, read_range
 from ..errors import ConfigurationError
 from ..model.ids import ANONYMOUS, Principal
 from ..model.reports import Finding
@@ -268,27 +268,31 @@ def identity_from_pem_file(path: str | os.PathLike[str], *, password: bytes | No
 
     Raises:
         ConfigurationError: As `identity_from_pem`, naming the file.
-        SourceError: The file cannot be read.
+        BlobNotFoundError: There is no such file.
+        SinkPermissionError: Reading is refused.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MOST_PEM_BYTES + 1)
-    except OSError as error:
-        raise translate_os_error(error, f"reading the key file {Path(path).name}") from error
+    name = Path(path).name
+    with os_errors_translated(f"reading the key file {name}"):
+        # Not blocking: the path may name a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigurationError(f"the key file {name} is no regular file", kind="bad_pem")
+            data = b"".join(read_range(descriptor, 0, _MOST_PEM_BYTES + 1))
+        finally:
+            os.close(descriptor)
     try:
         return identity_from_pem(data, password=password)
     except ConfigurationError as error:
-        message = f"{Path(path).name}: {error.message}"
+        message = f"{name}: {error.message}"
         raise ConfigurationError(message, kind=error.kind, hint=error.hint) from None
 
 
 def key_file_findings(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
-    """Return what speaks against the way a key file is kept: it is readable by others, or not encrypted in CI."""
+    """Return what speaks against the way a key file is kept: who else may read or change it."""
     where = os.fspath(path)
-    try:
+    with os_errors_translated(f"looking at the key file {Path(path).name}"):
         mode = Path(path).stat().st_mode
-    except OSError as error:
-        raise translate_os_error(error, f"looking at the key file {Path(path).name}") from error
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
         who = "everybody" if mode & (stat.S_IROTH | stat.S_IWOTH) else "its group"
         message = f"the key file is open to {who} on this machine (mode {stat.S_IMODE(mode):04o}): chmod 600"

@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 import logging
+import os
 import pickle
 import traceback
 from pathlib import Path
@@ -201,6 +202,13 @@ def test_a_key_file_is_read_and_named_in_errors(tmp_path: Path) -> None:
         identity_from_pem_file(tmp_path / "absent.pem")
     with pytest.raises(BackupError, match=r"absent\.pem"):
         key_file_findings(tmp_path / "absent.pem")
+
+
+def test_a_key_file_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pem")
+    for path in (tmp_path, tmp_path / "pipe.pem"):
+        with pytest.raises(ConfigurationError, match="regular"):
+            identity_from_pem_file(path)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from knowtation_backup.sandbox.execution import message as execution
 from knowtation_backup.sandbox.management import install, snapshot_data, snapshots
 from knowtation_backup.sandbox.protocol import gateway, http_api, ingress
 from knowtation_backup.sandbox.replica import queries, replica
+from knowtation_backup.snapshots import facts, project_files, registry, status_text
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "reference" / "limits.md").read_text()
 MIB = 1 << 20
@@ -62,6 +63,9 @@ INSTRUCTIONS = execution.InstructionLimits()
         (certificate.MAX_AGE.total_seconds(), 300, "| 5 minutes |"),
         (ic_limits.AgentLimits().key_cache_seconds, 300, "are used for | 300 s |"),
         (options._MAX_VAULT_CHARACTERS, 64, "| vault id | 64 characters"),
+        ((project_files.MAX_FILE_BYTES, registry._MAX_CANISTERS), (4 * MIB, 10_000), "| 4 MiB, 10,000 canisters |"),
+        ((facts.MAX_FACTS_BYTES, status_text.MAX_TEXT_BYTES), (64 * MIB, 4 * MIB), "| 64 MiB; 4 MiB |"),
+        ((project_files.MAX_YAML_BYTES, project_files.MAX_MANIFESTS), (MIB // 4, 1_000), "| 256 KiB each, 1,000"),
         (book._MAX_FINDINGS, 1_000, "| warnings in a report | 1,000;"),
         (book._MAX_FAILURES, 10_000, "| failures and remarks in details | 10,000 each;"),
         (canonical.MAX_DEPTH, 200, "| 200 levels |"),

@@ -168,6 +168,10 @@ def test_several_canisters_are_looked_at_and_failures_stay_apart(
     with pytest.raises(RejectedError):
         fleet["absent"]
     told = {event.fields["name"]: (event.name, event.fields.get("access")) for event in events}
+    assert {frozenset(event.fields) for event in events} == {
+        frozenset({"canister_id", "name", "access"}),
+        frozenset({"canister_id", "name", "error"}),
+    }
     assert told == {
         "ours": ("facts.captured", "controller"),
         "theirs": ("facts.captured", "public"),

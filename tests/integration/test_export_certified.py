@@ -193,6 +193,7 @@ def test_passing_failures_are_waited_out(place: Place, certified: Exported) -> N
     faults.add(AnswerLater(0.05), endpoint="call", every=31)
     again = place.export(concurrency=16)
     assert again.payload == certified.payload
+    assert again.result.details["transfer"]["retries_by_kind"].keys() >= {"connection_lost", "overloaded"}
     assert place.check(again).ok
 
 

@@ -15,9 +15,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
-from .._engine.cancellation import Cancellation
 from ..errors import ConfigurationError, RejectedError
-from ..hub.carrier import HubCarrier
+from ..hub.carrier import HubCarrier, HubRequest
 from ..hub.client import HubClient
 from ..ic.agent import Agent
 from ..model.ids import Principal
@@ -75,8 +74,7 @@ class CertifiedReads:
         question: Question,
         *,
         secrets: Mapping[str, str],
-        timeout_seconds: float | None = None,
-        cancellation: Cancellation | None = None,
+        request: HubRequest | None = None,
     ) -> memoryview:
         """
         Return the certified reply.
@@ -94,8 +92,9 @@ class CertifiedReads:
                 arg,
                 repeatable=True,
                 nonce=question.commitment(self.writer.run, number),
-                deadline_seconds=timeout_seconds,
-                cancellation=cancellation,
+                deadline_seconds=None if request is None else request.timeout_seconds,
+                cancellation=None if request is None else request.cancellation,
+                on_retry=None if request is None else request.on_retry,
             )
         except RejectedError as error:
             if error.certified and error.context.get("error_code") in _TOO_MUCH:

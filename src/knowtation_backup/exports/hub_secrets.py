@@ -163,6 +163,7 @@ class HubSecrets:
             headers=tuple(given.items()),
             timeout_seconds=_SECONDS,
             cancellation=Cancellation(),
+            on_retry=lambda _error: None,
         )
         address = str(self._canister_id)
         try:
@@ -173,16 +174,11 @@ class HubSecrets:
             return PreflightReport(address=address, status=error.kind, message=error.message, hint=error.hint)
         return PreflightReport(address=address, status="ok", message="the hub accepts it, certified by its subnet")
 
-    def _ask(
-        self, question: Question, *, secrets: Mapping[str, str], timeout_seconds: float, cancellation: Cancellation
-    ) -> memoryview:
+    def _ask(self, question: Question, *, secrets: Mapping[str, str], request: HubRequest | None = None) -> memoryview:
+        arg = question.full_arg(secrets)
+        seconds = None if request is None else request.timeout_seconds
         return self._agent.call(
-            self._canister_id,
-            question.method,
-            question.full_arg(secrets),
-            repeatable=True,
-            deadline_seconds=timeout_seconds,
-            cancellation=cancellation,
+            self._canister_id, question.method, arg, repeatable=True, deadline_seconds=seconds
         ).reply
 
     # -- changing -----------------------------------------------------------------------------------------------------

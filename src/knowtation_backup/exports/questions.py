@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from .._engine.cancellation import Cancellation
 from ..errors import ExportError
 from ..hub.carrier import HubRequest
 from ..hub.failures import HubReply
@@ -92,9 +91,9 @@ class Asking(Protocol):
     """Answers questions, from several threads at once."""
 
     def __call__(
-        self, question: Question, *, secrets: Mapping[str, str], timeout_seconds: float, cancellation: Cancellation
+        self, question: Question, *, secrets: Mapping[str, str], request: HubRequest | None = None
     ) -> memoryview:
-        """Return the Candid reply; raises `BackupError` when there is none."""
+        """Return the Candid reply, in the time that *request* allows; raises `BackupError` when there is none."""
 
 
 @attrs.frozen
@@ -112,12 +111,7 @@ class CalledHub:
         headers = tuple((name, None if name in secrets else value) for name, value in request.headers)
 
         def asked(question: Question) -> memoryview:
-            return self.ask(
-                question,
-                secrets=secrets,
-                timeout_seconds=request.timeout_seconds,
-                cancellation=request.cancellation,
-            )
+            return self.ask(question, secrets=secrets, request=request)
 
         question = Question(method="http_request", url=request.target, headers=headers)
         response = decode_http_response(asked(question))

@@ -18,10 +18,9 @@ from typing import Any, Final
 
 import attrs
 
-from .._engine.cancellation import Cancellation
-from .._engine.retrying import RetryPolicy
 from ..contracts import Capture, ignore_events
 from ..errors import BackupError, ConfigurationError, IntegrityError, RejectedError, SourceError
+from ..hub.carrier import HubRequest
 from ..hub.client import HubClient
 from ..hub.encoding import secret_text
 from ..hub.limits import HubLimits
@@ -259,10 +258,9 @@ class _Replay:
         question: Question,
         *,
         secrets: Mapping[str, str],
-        timeout_seconds: float | None = None,
-        cancellation: Cancellation | None = None,
+        request: HubRequest | None = None,
     ) -> memoryview:
-        del secrets, timeout_seconds, cancellation
+        del secrets, request
         waiting = self._left.get(question)
         if not waiting:
             message = f"the evidence holds no reply to {question.url or question.method}"
@@ -340,7 +338,6 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
         **settings,
         payload=_FORMS.get(header.kind, "full"),  # type: ignore[arg-type]  # checked there
         concurrency=1,
-        retry_budget=1e9,
         raw_replies_bytes=1 << 40,
         known_paths=lambda user_id, vault_id: known.get((user_id, vault_id), ()),
     )
@@ -356,8 +353,6 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
         operator_key=_PLACEHOLDER,
         gateway_secret=_PLACEHOLDER if "x-gateway-auth" in withheld else None,
         limits=HubLimits(reply_bytes=reply_bytes),
-        retry=RetryPolicy(attempts=1000),
-        sleep=lambda _seconds: None,
     )
     stack.callback(hub.close)
     return ExportCapture(

@@ -1,16 +1,19 @@
 """
 Another way to a hub than plain HTTP: whoever can carry a request to the canister itself.
 
-The client keeps its routes, retries, limits and names of failures; only what lies between request and reply differs.
+The client keeps its routes, limits and names of failures. What lies between request and reply differs, and repeating it
+is part of that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
 
 from .._engine.cancellation import Cancellation
+from ..errors import BackupError
 from .failures import HubReply
 
 __all__ = ["HubCarrier", "HubRequest"]
@@ -28,15 +31,17 @@ class HubRequest:
     """Names in lower case; values may be secrets."""
     timeout_seconds: float
     cancellation: Cancellation = attrs.field(repr=False)
+    on_retry: Callable[[BackupError], None] = attrs.field(repr=False)
+    """Told each failure that the carrier waits out."""
 
 
 class HubCarrier(Protocol):
-    """Carries requests, from several threads at once."""
+    """Carries requests, from several threads at once, and repeats them as it sees fit."""
 
     def carry(self, request: HubRequest) -> HubReply:
         """
         Return the reply, whatever its status.
 
         Raises:
-            BackupError: There is none; the client repeats those whose class is ``retryable``.
+            BackupError: There is none, and none is to be had.
         """

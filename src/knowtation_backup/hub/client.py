@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+import attrs
 import httpx
 
 from .._engine.adaptive import AdaptiveLimit
@@ -61,6 +62,9 @@ from .wiring import Settings, Wire
 __all__ = ["HubClient", "HubStats"]
 
 T = TypeVar("T")
+
+_OVERLOADED = frozenset({"overloaded", "rate_limited"})
+"""Kinds of failures of a carrier that fewer requests at once would help."""
 
 
 class HubClient:
@@ -142,8 +146,10 @@ class HubClient:
         self._cancellation = cancellation
         self._limit = limit
         self._tally = Tally()
+        # A carrier repeats what failed on its way; doing so here as well would multiply the attempts.
+        policy = self._settings.retry if carrier is None else attrs.evolve(self._settings.retry, attempts=1)
         self._retrier = Retrier(
-            policy=self._settings.retry,
+            policy=policy,
             budget=budget,
             sleep=self._settings.sleep or cancellation.sleep,
             random=self._settings.random,
@@ -345,11 +351,7 @@ class HubClient:
         self._cancellation.check()
         with self._limit.admit(self._cancellation) as current:
             if self._carrier is not None:
-                try:
-                    reply = self._carry(self._carrier, route, path, headers)
-                except SourceUnavailableError:
-                    self._limit.overloaded(current)
-                    raise
+                reply = self._carry(self._carrier, route, path, headers, admitted_in=current)
             else:
                 address = self._wire.address
                 reply = self._send(address, route, path, headers, independent=independent)
@@ -363,7 +365,20 @@ class HubClient:
             self._limit.overloaded(current)
         raise error
 
-    def _carry(self, carrier: HubCarrier, route: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> HubReply:
+    def _carry(
+        self,
+        carrier: HubCarrier,
+        route: str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        admitted_in: int,
+    ) -> HubReply:
+        def on_retry(error: BackupError) -> None:
+            self._tally.retry(error.kind)
+            if error.kind in _OVERLOADED:
+                self._limit.overloaded(admitted_in)
+
         # No gateway in between, so none of the headers that are meant for one.
         all_headers = [*self._secret_headers(), *headers]
         request = HubRequest(
@@ -372,6 +387,7 @@ class HubClient:
             headers=tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in all_headers),
             timeout_seconds=self._settings.timeouts.total_seconds,
             cancellation=self._cancellation,
+            on_retry=on_retry,
         )
         received = 0
         try:

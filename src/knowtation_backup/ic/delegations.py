@@ -36,6 +36,8 @@ ROOT_KEY_PREFIX: Final = bytes.fromhex("308182301d060d2b0601040182dc7c0503010201
 """DER in front of the 96 bytes of a subnet's key."""
 
 _MOST_CACHED: Final = 64
+_MOST_RANGE_ITEMS: Final = 1_000_000
+"""Read only after the root key's signature over them was found genuine; long lists are no attack then."""
 
 Ranges: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Pairs of canister ids, both inclusive."""
@@ -125,7 +127,7 @@ def _shards(tree: HashTree, subnet_id: Principal) -> tuple[tuple[bytes, Ranges],
 
 def _ranges(data: Buffer) -> Ranges:
     try:
-        return tuple(_pair(pair) for pair in listed(decode(data, deepest=2)))
+        return tuple(_pair(pair) for pair in listed(decode(data, deepest=2, most_items=_MOST_RANGE_ITEMS)))
     except CborError as error:
         raise CertificateError(f"canister ranges are malformed: {error}", kind="certificate_malformed") from None
 

@@ -4,8 +4,13 @@ Evidence: small records that prove, years later and offline, what a subnet answe
 A record keeps the certificate of a reply, pruned to what the proof needs; the reply itself is stored elsewhere and is
 given to the check. The question is proved as well: its id is computed again from all its fields and its argument.
 
-Form of a record: CBOR, a map with the keys of `CallEvidence.to_cbor`. The delegation, which thousands of records
-share, is kept apart in a `DelegationBook`.
+Form of a record, in CBOR::
+
+    [1, sender, nonce or null, ingress expiry, canister id, method name, effective canister id,
+     certificate (pruned tree and signature), delegation or null]
+
+Principals are byte strings. The delegation is ``[subnet id, certificate]``, or a number where thousands of records
+share one, kept apart in a `DelegationBook`: ``[[subnet id, certificate], …]``.
 """
 
 from __future__ import annotations

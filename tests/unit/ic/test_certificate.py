@@ -68,6 +68,7 @@ def test_the_root_key_of_mainnet_names_the_root_subnet() -> None:
     root = Principal.self_authenticating(MAINNET_ROOT_KEY)
     assert str(root) == "tdb26-jop6k-aogll-7ltgs-eruif-6kk7m-qpktf-gdiqx-mxtrf-vb5e6-eqe"
     assert len(MAINNET_ROOT_KEY) == 133
+    assert bls._key(MAINNET_ROOT_KEY[37:])  # a point of the group
     assert not bls.verify(MAINNET_ROOT_KEY[37:], b"message", ROOT.sign(b"message"))
 
 
@@ -230,6 +231,14 @@ def test_a_subnet_does_not_answer_for_canisters_of_others(options: dict[str, Any
     error = _refused("certificate_range", _delegated(**options))
     assert error.context["subnet_id"] == str(Principal(SUBNET.principal))
     assert str(Principal(SUBNET.principal)) in error.message
+
+
+def test_a_subnet_may_have_very_many_ranges() -> None:
+    many = [(_id(number), _id(number)) for number in range(2, 60_002, 2)]
+    data = _delegated(flat=[*many, (CANISTER, CANISTER)])
+    _verify(data)
+    _verify(data, canister_id=Principal(_id(4)))
+    _refused("certificate_range", data, canister_id=Principal(_id(5)))
 
 
 @pytest.mark.parametrize(

@@ -260,14 +260,14 @@ def snapshot_metadata_of(reply: Buffer) -> SnapshotMetadata:
     hook = _case(field(value, "on_low_wasm_memory_hook_status"))[0]
     stored = _list(field(value, "wasm_chunk_store"), "stored chunks")
     return SnapshotMetadata(
-        wasm_module_size=_nat(value, "wasm_module_size"),
-        wasm_memory_size=_nat(value, "wasm_memory_size"),
-        stable_memory_size=_nat(value, "stable_memory_size"),
+        wasm_module_size=_nat64(value, "wasm_module_size"),
+        wasm_memory_size=_nat64(value, "wasm_memory_size"),
+        stable_memory_size=_nat64(value, "stable_memory_size"),
         globals=tuple(map(_global, _list(field(value, "globals"), "globals"))),
         wasm_chunk_store=tuple(_blob(each, "hash") for each in stored),
         certified_data=_blob(value, "certified_data"),
-        taken_at_ns=_nat(value, "taken_at_timestamp"),
-        canister_version=_nat(value, "canister_version"),
+        taken_at_ns=_nat64(value, "taken_at_timestamp"),
+        canister_version=_nat64(value, "canister_version"),
         source=source if source in ("taken_from_canister", "metadata_upload") else None,
         global_timer=_timer(field(value, "global_timer")),
         on_low_wasm_memory_hook_status=hook if hook in _HOOKS else None,
@@ -301,7 +301,7 @@ def log_records_of(reply: Buffer) -> tuple[LogRecord, ...]:
     """Return the lines in a reply of ``fetch_canister_logs``."""
     records = _list(field(_only(reply), "canister_log_records"), "log records")
     return tuple(
-        LogRecord(index=_nat(each, "idx"), at_ns=_nat(each, "timestamp_nanos"), content=_blob(each, "content"))
+        LogRecord(index=_nat64(each, "idx"), at_ns=_nat64(each, "timestamp_nanos"), content=_blob(each, "content"))
         for each in records
     )
 
@@ -316,8 +316,8 @@ def _only(reply: Buffer) -> Any:
 def _snapshot(value: object) -> Snapshot:
     return Snapshot(
         snapshot_id=_snapshot_id(value, "id"),
-        taken_at_ns=_nat(value, "taken_at_timestamp"),
-        size_bytes=_nat(value, "total_size"),
+        taken_at_ns=_nat64(value, "taken_at_timestamp"),
+        size_bytes=_nat64(value, "total_size"),
     )
 
 
@@ -374,7 +374,9 @@ def _variables(value: object) -> Iterator[tuple[str, str]]:
 
 def _visibility(value: object) -> Any:
     case, viewers = _case(value)
-    return tuple(viewers) if case == "allowed_viewers" and isinstance(viewers, list) else _plain(value)
+    if case == "allowed_viewers" and isinstance(viewers, list) and all(isinstance(each, Principal) for each in viewers):
+        return tuple(viewers)
+    return _plain(value)
 
 
 def _numbers(value: object) -> dict[str, int]:
@@ -417,6 +419,13 @@ def _nat(record: object, name: str) -> int:
     number = _optional_nat(record, name)
     if number is None:
         raise bad_candid(f"{name} is missing")
+    return number
+
+
+def _nat64(record: object, name: str) -> int:
+    number = _nat(record, name)
+    if number > _MAX_U64:
+        raise bad_candid(f"{name} does not fit 64 bits")
     return number
 
 

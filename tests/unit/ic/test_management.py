@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ic import candid as ic_py
 from icp_candid import candid as icp_py_core  # type: ignore[import-untyped]  # it brings no types
 
@@ -587,6 +589,93 @@ def test_a_chunk_is_a_view_into_its_reply() -> None:
     assert bytes(data.chunk) == b"abc"
     assert data.chunk.obj is agent.reply
     assert "abc" not in repr(data)
+
+
+NAMES = sorted(
+    {
+        str(each.key)
+        for method in ("canister_status", "read_canister_snapshot_metadata", "fetch_canister_logs")
+        for kind in METHODS[method].results
+        if isinstance(kind, candid.Record)
+        for each in kind.fields
+    }
+    | {"id", "hash", "controllers", "snapshot_id", "total_size", "name", "value", "idx", "timestamp_nanos", "content"}
+    | {"environment_variables", "log_visibility"}
+)
+CASES = ["i32", "f32", "v128", "running", "active", "taken_from_canister", "allowed_viewers", "brand_new"]
+SIMPLE = st.one_of(
+    st.tuples(st.just(candid.NAT), st.integers(0, 1 << 130)),
+    st.tuples(st.just(candid.INT), st.integers(-(1 << 70), 1 << 70)),
+    st.tuples(st.just(candid.BOOL), st.booleans()),
+    st.tuples(st.just(candid.FLOAT64), st.floats()),
+    st.tuples(st.just(candid.TEXT), st.text(max_size=3)),
+    st.tuples(st.just(candid.BLOB), st.binary(max_size=70)),
+    st.tuples(st.just(candid.PRINCIPAL), st.binary(max_size=29)),
+    st.tuples(st.just(candid.RESERVED), st.none()),
+)
+
+
+def _composed(inner: st.SearchStrategy[tuple[Any, Any]]) -> st.SearchStrategy[tuple[Any, Any]]:
+    """Records with the names of the interface, variants with its cases, and lists: of anything."""
+    records = st.dictionaries(st.sampled_from(NAMES), inner, max_size=12).map(
+        lambda fields: (
+            candid.Record({name: kind for name, (kind, _) in fields.items()}),
+            {name: value for name, (_, value) in fields.items()},
+        )
+    )
+    variants = st.tuples(st.sampled_from(CASES), inner).map(
+        lambda case: (candid.Variant({case[0]: case[1][0]}), (case[0], case[1][1]))
+    )
+    lists = inner.map(lambda typed: (candid.Vec(typed[0]), [typed[1]]))
+    return st.one_of(records, records, variants, lists)
+
+
+@given(st.recursive(SIMPLE, _composed, max_leaves=20))
+@settings(max_examples=300, deadline=None)
+def test_any_reply_is_read_or_refused(typed: tuple[Any, Any]) -> None:
+    reply = candid.encode([typed[0]], [typed[1]])
+    readers: list[Callable[[bytes], object]] = [
+        types.snapshot_of,
+        types.snapshots_of,
+        types.snapshot_id_of,
+        types.snapshot_metadata_of,
+        types.log_records_of,
+        lambda data: types.canister_status_of(data, CANISTER, certified=False),
+    ]
+    for read in readers:
+        try:
+            read(reply)
+        except SourceError as error:
+            if error.kind != "bad_candid":
+                raise
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_any_status_in_which_one_field_is_strange_is_read_or_refused(data: st.DataObject) -> None:
+    (whole,) = METHODS["canister_status"].results
+    assert isinstance(whole, candid.Record)
+    name = data.draw(st.sampled_from(sorted(str(each.key) for each in whole.fields)))
+    kind, value = data.draw(st.recursive(SIMPLE, _composed, max_leaves=6))
+    fields = {str(each.key): each.type for each in whole.fields} | {name: kind}
+    reply = candid.encode([candid.Record(fields)], [STATUS_VALUE | {name: value}])
+    try:
+        status = types.canister_status_of(reply, CANISTER, certified=False)
+    except SourceError as error:
+        if error.kind != "bad_candid":
+            raise
+    else:
+        assert status.cycles >= 0
+
+
+@pytest.mark.parametrize("name", ["taken_at_timestamp", "total_size"])
+def test_numbers_beyond_64_bits_are_refused_where_there_are_none(name: str) -> None:
+    kind = candid.Record({"id": candid.BLOB, "taken_at_timestamp": candid.NAT, "total_size": candid.NAT})
+    reply = candid.encode([kind], [SNAPSHOT_VALUE | {name: 1 << 64}])
+    with pytest.raises(SourceError, match="does not fit 64 bits"):
+        types.snapshot_of(reply)
+    latest = types.snapshot_of(candid.encode([kind], [SNAPSHOT_VALUE | {name: (1 << 64) - 1}]))
+    assert latest.taken_at.year in (2027, 2554)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

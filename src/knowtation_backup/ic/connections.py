@@ -257,14 +257,14 @@ class LargeAnswers(httpx.BaseTransport):
         connection.silence_seconds = timeouts.get("read", 60.0)
         try:
             with _as_httpx():
-                head, body = _head(request), b"".join(cast("Any", request.stream))
-                if len(body) > _SMALL_BYTES:
-                    connection.send(head)
-                    connection.send(body)
-                else:
-                    connection.send(head + body)
+                cut = _sent(connection, _head(request), b"".join(cast("Any", request.stream)))
                 answer = http.client.HTTPResponse(cast("Any", connection), method=request.method)
-                answer.begin()
+                try:
+                    answer.begin()
+                except (OSError, http.client.HTTPException) as error:
+                    raise (cut or error) from None
+                if cut is not None:
+                    answer.will_close = True
         except BaseException:
             connection.close()
             raise
@@ -314,6 +314,23 @@ class LargeAnswers(httpx.BaseTransport):
             timeout_seconds=timeout_seconds,
         )
         return _Connection(sock)
+
+
+def _sent(connection: _Connection, head: bytes, body: bytes) -> OSError | None:
+    """
+    Send a request; returns the error when the other side stopped listening.
+
+    Nodes that are busy answer a large request before it is complete, and hang up. Their answer says why.
+    """
+    try:
+        if len(body) > _SMALL_BYTES:
+            connection.send(head)
+            connection.send(body)
+        else:
+            connection.send(head + body)
+    except ConnectionError as error:
+        return error
+    return None
 
 
 def _head(request: httpx.Request) -> bytes:

@@ -172,7 +172,7 @@ def field_id(name: str) -> int:
 # The file
 
 
-def check(directory: Path, root_key: bytes) -> None:
+def check(directory: Path, root_key: bytes) -> None:  # noqa: C901, PLR0915 - as straight as the page
     """Raise unless the directory is what its provenance says."""
     data = (directory / "provenance.cbor").read_bytes()
     stream, items = io.BytesIO(data), []
@@ -213,7 +213,8 @@ def check(directory: Path, root_key: bytes) -> None:
         key = bls_key(root_key)
         if number is not None:
             used.add(number)
-            key = subnet_key(*delegations[number], root_key, head["canister_id"])
+            subnet, certificate = delegations[number]
+            key = subnet_key(subnet, certificate, root_key, head["canister_id"])
         signed(pair["tree"], pair["signature"], key)
         require(find(pair["tree"], b"time")[0] == 3, "time")
 

@@ -52,8 +52,9 @@ def noise_wasm() -> bytes:
 
 def manage(network: Any, method: str, **fields: Any) -> None:
     """Call the management canister as the anonymous user; *network* may be a process."""
-    arg = candid.encode([METHODS[method].argument], [fields])
-    network.update(b"", method, arg, sender=ANONYMOUS)
+    argument = METHODS[method].argument
+    assert argument is not None
+    network.update(b"", method, candid.encode([argument], [fields]), sender=ANONYMOUS)
 
 
 def prepare(network: Any, *, pieces: int = 1, chunks: int = 0, controller: bytes = ANONYMOUS) -> tuple[bytes, bytes]:
@@ -62,7 +63,7 @@ def prepare(network: Any, *, pieces: int = 1, chunks: int = 0, controller: bytes
     for _ in range(pieces):
         network.update(canister, "fill", b"DIDL\0\0")
     for number in range(chunks):
-        chunk = random.Random(number).randbytes(70_000 + number)
+        chunk = random.Random(number).randbytes(70_000 + number)  # noqa: S311 - noise
         manage(network, "upload_chunk", canister_id=canister, chunk=chunk)
     manage(network, "take_canister_snapshot", canister_id=canister)
     return canister, bytes(8) + canister

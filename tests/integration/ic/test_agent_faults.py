@@ -94,7 +94,7 @@ def test_a_call_that_never_arrived_is_proved_not_to_have_run(
         agent.call(counter, "inc", NOTHING)
     assert caught.value.kind == "not_executed"
     assert "may_have_run" not in caught.value.context
-    assert story.seconds > 240
+    assert story.seconds > 200  # the rest of the four minutes is what the test itself takes
     assert {event["status"] for event in story.told("ic.poll")} == {"unknown"}
     network.faults.clear()
     assert count() == 0

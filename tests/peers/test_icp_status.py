@@ -1,4 +1,4 @@
-"""What the ``icp`` command says of a canister's status is read by us, in every form it has."""
+"""What the ``icp`` command says of canisters, and the files in which it keeps their ids, are read by us."""
 
 import os
 import subprocess
@@ -11,10 +11,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from knowtation_backup.model.canisters import RunState
 from knowtation_backup.model.ids import MANAGEMENT_CANISTER, Principal
-from knowtation_backup.sandbox import SandboxNetwork, SandboxServer
-from knowtation_backup.snapshots.status_text import StatusText, parse_status
+from knowtation_backup.sandbox import SandboxNetwork, SandboxServer, candid
+from knowtation_backup.snapshots.registry import CanisterRegistry
+from knowtation_backup.snapshots.status_text import StatusText, parse_status, parse_statuses
 
 pytestmark = [pytest.mark.peers, pytest.mark.sandbox]
+
+MINTING = bytes.fromhex("00000000000000040101")
+LEDGER = bytes.fromhex("00000000021000020101")
+PROJECT = """
+networks:
+  - name: sandbox
+    mode: connected
+    url: {url}
+    root-key: {root_key}
+environments:
+  - name: staging
+    network: sandbox
+  - name: part
+    network: sandbox
+    canisters: [second]
+canisters:
+  - name: counter
+    build: &build
+      steps:
+        - type: script
+          command: "true"
+  - canisters/*
+"""
 
 Run = Callable[..., str]
 
@@ -75,3 +99,32 @@ def test_every_form_of_the_status_is_read(
     network.canisters[canister.raw].code = None
     assert read("--json").has_code is False
     assert read().has_code is False
+
+
+def test_a_project_of_icp_is_read_with_the_ids_it_keeps(  # noqa: PLR0917 - fixtures
+    icp: Run,
+    network: SandboxNetwork,
+    server: SandboxServer,
+    tmp_path: Path,
+    minting_wasm: bytes,
+    ledger_wasm: bytes,
+) -> None:
+    subnets = candid.encode([candid.Vec(candid.PRINCIPAL)], [[network.subnet_id]])
+    network.create_canister(minting_wasm, subnets, specified_id=MINTING)
+    network.create_canister(ledger_wasm, specified_id=LEDGER)
+    (tmp_path / "icp.yaml").write_text(PROJECT.format(url=server.url, root_key=network.root_key.hex()))
+    folder = tmp_path / "canisters" / "second"
+    folder.mkdir(parents=True)
+    (folder / "canister.yaml").write_text("name: second\nbuild: {steps: [{type: script, command: 'true'}]}\n")
+    target = ("-e", "staging", "--identity", "operator")
+    icp("canister", "create", "counter", *target)
+    assert CanisterRegistry.from_project(tmp_path, network="staging").unresolved == ("second",)
+    icp("canister", "create", "second", *target)
+
+    registry = CanisterRegistry.from_project(tmp_path, network="staging")
+    told = parse_statuses(icp("canister", "status", "--json", *target))
+    assert {(entry.name, entry.canister_id) for entry in registry} == {(each.name, each.canister_id) for each in told}
+    assert registry.names == ("counter", "second")
+    assert CanisterRegistry.from_project(tmp_path, network="part").unresolved == ("second",)
+    mapping = tmp_path / ".icp" / "data" / "mappings" / "staging.ids.json"
+    assert CanisterRegistry.from_canister_ids(mapping, network="staging") == registry

@@ -17,7 +17,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 GROUPS = PYPROJECT["dependency-groups"]
 PEERS = ROOT / "tests" / "peers"
 TOOLS = ROOT / "tools"
-ALL_EXTRAS = ".[sandbox,zstd,brotli,age,sftp]"
+ALL_EXTRAS = ".[sandbox,zstd,brotli,age,sftp,yaml]"
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "virtualenv"

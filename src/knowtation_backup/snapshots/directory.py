@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 
-import attrs
-
 from .._engine.cancellation import Cancellation
 from .._engine.local_files import READ_SIZE, open_directory, os_errors_translated
 from ..errors import IntegrityError, TruncatedError
@@ -208,44 +206,37 @@ def _exists(name: str, directory_fd: int) -> bool:
     return True
 
 
-@attrs.frozen
-class _Opened:
-    """A file of known size, or what is wrong with it."""
-
-    file_fd: int = -1
-    code: str = ""
-    message: str = ""
-
-
-def _open_sized(name: str, directory_fd: int, size: int | None, limit: int | None = None) -> _Opened:
+def _open_sized(
+    name: str, directory_fd: int, where: str, *, size: int | None = None, limit: int | None = None
+) -> int | Finding:
+    """Return a descriptor of a file of the right size, or what is wrong with it."""
     try:
         file_fd = open_read_only(name, directory_fd)
     except FileNotFoundError:
-        return _Opened(code="snapshot_file_missing", message="it is not there")
+        return Finding(code="snapshot_file_missing", where=where, message="it is not there")
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return _Opened(code="snapshot_not_a_file", message="it is a symbolic link")
+            return Finding(code="snapshot_not_a_file", where=where, message="it is a symbolic link")
         raise
     facts = os.fstat(file_fd)
+    if stat.S_ISREG(facts.st_mode) and size in {None, facts.st_size} and (limit is None or facts.st_size <= limit):
+        return file_fd
+    os.close(file_fd)
     if not stat.S_ISREG(facts.st_mode):
-        os.close(file_fd)
-        return _Opened(code="snapshot_not_a_file", message="it is not a file")
-    if (size is not None and facts.st_size != size) or (limit is not None and facts.st_size > limit):
-        os.close(file_fd)
-        wanted = f"instead of the {size} that the metadata says" if size is not None else f"and may have {limit}"
-        return _Opened(code="snapshot_file_size", message=f"it has {facts.st_size} bytes {wanted}")
-    return _Opened(file_fd=file_fd)
+        return Finding(code="snapshot_not_a_file", where=where, message="it is not a file")
+    wanted = f"and may have {limit}" if size is None else f"instead of the {size} that the metadata says"
+    return Finding(code="snapshot_file_size", where=where, message=f"it has {facts.st_size} bytes {wanted}")
 
 
 def _sections(directory_fd: int, metadata: SnapshotMetadata, fds: dict[SectionName, int]) -> Iterator[Finding]:
     for section, name, size, _written in section_files(metadata):
-        opened = _open_sized(name, directory_fd, size)
-        if opened.file_fd < 0:
+        opened = _open_sized(name, directory_fd, name, size=size)
+        if isinstance(opened, Finding):
             if size or opened.code != "snapshot_file_missing":
-                yield Finding(code=opened.code, where=name, message=opened.message)
+                yield opened
             continue
-        fds[section] = opened.file_fd
-        if section is SectionName.WASM_MODULE and not pread_exactly(opened.file_fd, 4, 0).startswith(_MODULE_STARTS):
+        fds[section] = opened
+        if section is SectionName.WASM_MODULE and not pread_exactly(opened, 4, 0).startswith(_MODULE_STARTS):
             message = "it begins neither like a Wasm module nor like a compressed one"
             yield Finding(code="snapshot_not_wasm", where=name, message=message)
 
@@ -267,15 +258,15 @@ def _chunks(directory_fd: int, metadata: SnapshotMetadata) -> Iterator[Finding]:
         return
     try:
         for name, sha256 in wanted.items():
-            opened = _open_sized(name, chunks_fd, None, MAX_WASM_CHUNK_BYTES)
             where = f"{CHUNK_STORE}/{name}"
-            if opened.file_fd < 0:
-                yield Finding(code=opened.code, where=where, message=opened.message)
+            opened = _open_sized(name, chunks_fd, where, limit=MAX_WASM_CHUNK_BYTES)
+            if isinstance(opened, Finding):
+                yield opened
                 continue
             try:
-                data = pread_exactly(opened.file_fd, MAX_WASM_CHUNK_BYTES, 0)
+                data = pread_exactly(opened, MAX_WASM_CHUNK_BYTES, 0)
             finally:
-                os.close(opened.file_fd)
+                os.close(opened)
             if hashlib.sha256(data).digest() != sha256:
                 yield Finding(code="snapshot_chunk_hash", where=where, message="its content does not hash to its name")
         for name in sorted(set(os.listdir(chunks_fd)) - set(wanted)):  # noqa: PTH208 - by descriptor

@@ -32,12 +32,14 @@ from knowtation_backup.errors import (
     ConfigurationError,
     ExportError,
     IntegrityError,
+    OutcomeUnknownError,
     RejectedError,
     UnsupportedFormatError,
 )
-from knowtation_backup.exports.evidence import EVIDENCE_NAME
+from knowtation_backup.exports.evidence import EVIDENCE_NAME, EvidenceFile
 from knowtation_backup.exports.questions import Question
 from knowtation_backup.exports.resume import PreviousArchive
+from knowtation_backup.model.ids import Principal
 from knowtation_backup.sandbox import Answer, AnswerLater, FaultPlan, ResetAfterExecution, SandboxNetwork, Tamper
 from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, SeedReport, seed
 
@@ -117,6 +119,14 @@ def place(shared: Place) -> Iterator[Place]:
 @pytest.fixture(scope="module")
 def certified(shared: Place) -> Exported:
     return shared.export()
+
+
+@pytest.fixture(scope="module")
+def small(shared: Place) -> tuple[Place, Exported]:
+    """A hub of one tenant, for what is checked many times."""
+    hub = SandboxHub.deploy(shared.network, operator_key=KEY, gateway_secret=SECRET)
+    place = Place(network=shared.network, hub=hub, planted=seed(hub, SeedPlan(tenants=1, notes=2, proposals=2)))
+    return place, place.export()
 
 
 class Forger(httpx.BaseTransport):
@@ -239,8 +249,7 @@ def test_another_network_or_canister_is_refused(place: Place, certified: Exporte
     assert caught.value.kind == "evidence"
 
 
-@pytest.mark.parametrize("form", ["full", "records"])
-@pytest.mark.parametrize("consistency", ["single", "double"])
+@pytest.mark.parametrize(("form", "consistency"), [("full", "double"), ("records", "single")])
 def test_every_form_and_consistency_is_proven(place: Place, form: str, consistency: str) -> None:
     exported = place.export(payload=form, consistency=consistency)
     assert place.check(exported).ok
@@ -256,18 +265,19 @@ def test_a_single_vault_is_proven(place: Place) -> None:
     assert report.complete
 
 
-def test_each_changed_bit_of_the_payload_is_found(place: Place, certified: Exported) -> None:
+def test_each_changed_bit_of_the_payload_is_found(small: tuple[Place, Exported]) -> None:
+    place, exported = small
     draw = random.Random(4)  # noqa: S311 - a sample
-    for _ in range(8):
-        at = draw.randrange(len(certified.payload))
-        changed = bytearray(certified.payload)
+    for _ in range(16):
+        at = draw.randrange(len(exported.payload))
+        changed = bytearray(exported.payload)
         changed[at] ^= 1 << draw.randrange(8)
-        report = place.check(attrs.evolve(certified, payload=bytes(changed)))
+        report = place.check(attrs.evolve(exported, payload=bytes(changed)))
         (finding,) = report.findings
         assert finding.code == "evidence_payload"
         assert f"byte {at} on" in finding.message
-    for payload in (certified.payload[:-1], certified.payload + b" "):
-        assert not place.check(attrs.evolve(certified, payload=payload)).ok
+    for payload in (exported.payload[:-1], exported.payload + b" "):
+        assert not place.check(attrs.evolve(exported, payload=payload)).ok
 
 
 def changed_evidence(exported: Exported, change: Callable[[bytes], bytes]) -> Exported:
@@ -314,6 +324,26 @@ def sealed_again(frames: list[bytes], replies: int | None = None) -> bytes:
 
 def test_resealing_alone_changes_nothing(certified: Exported) -> None:
     assert sealed_again(frames_of(certified.evidence)) == certified.evidence
+
+
+def test_each_changed_bit_of_resealed_evidence_is_found(small: tuple[Place, Exported]) -> None:
+    place, exported = small
+    draw = random.Random(6)  # noqa: S311 - a sample
+    frames = frames_of(exported.evidence)
+    replies = {record.number: record.reply() for record in EvidenceFile.parse(exported.evidence).records}
+    for _ in range(100):
+        changed = list(frames)
+        which = draw.choices(range(1, len(frames) - 1), weights=[len(frame) for frame in frames[1:-1]])[0]
+        at = draw.randrange(len(frames[which]))
+        flipped = bytes((frames[which][at] ^ 1 << draw.randrange(8),))
+        changed[which] = frames[which][:at] + flipped + frames[which][at + 1 :]
+        sealed = sealed_again(changed)
+        try:
+            report = place.check(changed_evidence(exported, lambda _, sealed=sealed: sealed))  # type: ignore[misc]
+        except (IntegrityError, UnsupportedFormatError):
+            continue
+        if report.ok:  # compression leaves bits at the end of a reply that mean nothing
+            assert {record.number: record.reply() for record in EvidenceFile.parse(sealed).records} == replies
 
 
 def test_replies_cannot_stand_in_for_others(place: Place, certified: Exported) -> None:
@@ -431,6 +461,26 @@ def test_a_vault_beyond_a_replicated_reply_is_read_note_by_note() -> None:
         report = place.check(exported)
         report.raise_for_findings()
         assert not report.complete
+
+
+def test_a_reply_that_the_network_dropped_is_asked_for_again(small: tuple[Place, Exported]) -> None:
+    place, exported = small
+    dropped: list[str] = []
+
+    class Forgetful(Agent):
+        def call(self, canister_id: Principal, method: str, arg: Any, **options: Any) -> Any:
+            reply = super().call(canister_id, method, arg, **options)
+            if len(dropped) < 2:
+                dropped.append(method)
+                raise OutcomeUnknownError("executed, but the reply is gone", kind="reply_dropped")
+            return reply
+
+    agent = Forgetful("http://127.0.0.1", root_key=place.network.root_key, transport=place.network.transport())
+    with place.client() as client, agent:
+        again = taken(OperatorExporter(client, ExportOptions(concurrency=1), mode="certified", agent=agent))
+    assert dropped == ["http_request"] * 2
+    assert again.payload == exported.payload
+    assert place.check(again).ok
 
 
 def test_too_much_evidence_ends_the_export(place: Place) -> None:

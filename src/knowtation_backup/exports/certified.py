@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
-from ..errors import ConfigurationError, RejectedError
+from ..errors import ConfigurationError, OutcomeUnknownError, RejectedError
 from ..hub.carrier import HubCarrier, HubRequest
 from ..hub.client import HubClient
 from ..ic.agent import Agent
+from ..ic.evidence import CertifiedReply
 from ..model.ids import Principal
 from ..model.moments import iso_ms
 from ..model.reports import SideFile
@@ -33,6 +34,8 @@ ExportMode: TypeAlias = Literal["query", "certified"]
 """How replies are obtained: from one node through a gateway, or signed by the subnet."""
 
 _RUN_ID_BYTES = 16
+_ASKED_AT_MOST = 3
+"""Calls for one reply, when the network executed the former ones but does not keep their replies."""
 _TOO_MUCH = frozenset({"IC0504", "IC0522", "IC0524"})
 """Contract violated (an answer beyond 2 MiB among them), too many instructions, too much memory touched."""
 
@@ -83,10 +86,22 @@ class CertifiedReads:
             RejectedError: Kind ``reply_too_large``: the canister cannot answer this within a replicated call.
             BackupError: What `Agent.call` raises, and `EvidenceWriter.add`.
         """
-        number = self.writer.next_number()
         arg = question.full_arg(secrets)
+        for left in reversed(range(_ASKED_AT_MOST)):
+            number = self.writer.next_number()
+            try:
+                reply = self._called(question, arg, number, request)
+            except OutcomeUnknownError:  # of a read: its reply is lost, and the next one as good
+                if not left:
+                    raise
+            else:
+                self.writer.add(number, question, arg, reply)
+                return reply.reply
+        raise AssertionError  # pragma: no cover - the last turn returns or raises
+
+    def _called(self, question: Question, arg: bytes, number: int, request: HubRequest | None) -> CertifiedReply:
         try:
-            reply = self.agent.call(
+            return self.agent.call(
                 self.canister_id,
                 question.method,
                 arg,
@@ -101,8 +116,6 @@ class CertifiedReads:
                 hint = "a replicated call returns at most 2 MiB and a query 3 MiB: read notes singly, or by queries"
                 raise RejectedError(error.message, kind="reply_too_large", hint=hint, **error.context) from error
             raise
-        self.writer.add(number, question, arg, reply)
-        return reply.reply
 
     def details(self) -> dict[str, Any]:
         """Return what the details of a capture say about its reads."""

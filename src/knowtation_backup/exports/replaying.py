@@ -20,6 +20,7 @@ import attrs
 
 from ..contracts import Capture, ignore_events
 from ..errors import BackupError, ConfigurationError, IntegrityError, RejectedError, SourceError
+from ..hub.address import HubAddress
 from ..hub.carrier import HubRequest
 from ..hub.client import HubClient
 from ..hub.encoding import secret_text
@@ -349,7 +350,7 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
         raise ConfigurationError(message)
     withheld = replay.secret_names()
     hub = HubClient(
-        str(header.canister_id),
+        HubAddress(scheme="http", host=f"{header.canister_id}.localhost"),  # never asked: the replay is its carrier
         operator_key=_PLACEHOLDER,
         gateway_secret=_PLACEHOLDER if "x-gateway-auth" in withheld else None,
         limits=HubLimits(reply_bytes=reply_bytes),

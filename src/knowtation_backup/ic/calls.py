@@ -29,7 +29,7 @@ from .certificate import Certificate
 from .evidence import CertifiedReply
 from .hash_tree import Absent, Found
 from .link import Link, OnRetry, joined, passing
-from .rejections import RATE_LIMITED, rejection
+from .rejections import PASSING, RATE_LIMITED, rejection
 from .sending import Waiting
 from .wire import Buffer, SignedRequest, leb128_decode
 
@@ -93,7 +93,7 @@ class CallRun:
                     return self._delivered()
                 except RejectedError as error:
                     # Certified: this envelope has its final answer, and the next one asks anew.
-                    if not (error.certified and error.kind == RATE_LIMITED) or not self._paused(error):
+                    if not (error.certified and error.kind in PASSING) or not self._paused(error):
                         raise
                 except _NeverRanError:
                     if not self.repeatable:

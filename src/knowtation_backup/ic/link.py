@@ -20,6 +20,7 @@ from .certificate import MAINNET_ROOT_KEY, Certificate, verify_certificate
 from .delegation_chain import check_delegations
 from .identity import Identity
 from .limits import AgentTimeouts
+from .rejections import PASSING
 from .root_subnet import RootSubnet
 from .sending import HttpAnswer, Sender, Waiting
 from .wire import Buffer, SignedRequest, buffers_of, signed_request
@@ -217,4 +218,4 @@ def joined(arg: Buffer | Sequence[Buffer]) -> bytes:
 
 def passing(error: BackupError) -> bool:
     """Whether the very same request may succeed a little later."""
-    return isinstance(error, SourceUnavailableError) or error.kind == "rate_limited"
+    return isinstance(error, SourceUnavailableError) or error.kind in PASSING

@@ -13,15 +13,19 @@ from typing import Final
 from .._transport import excerpt
 from ..errors import RejectedError
 
-__all__ = ["KINDS", "RATE_LIMITED", "REJECT_KINDS", "blotted", "rejection"]
+__all__ = ["KINDS", "PASSING", "RATE_LIMITED", "REJECT_KINDS", "blotted", "rejection"]
 
 RATE_LIMITED: Final = "rate_limited"
+
+MESSAGE_TIMED_OUT: Final = "message_timed_out"
+PASSING: Final = frozenset({RATE_LIMITED, MESSAGE_TIMED_OUT})
+"""Rejections of calls that did not run, and may be accepted a little later."""
 
 KINDS: Final[Mapping[str, str]] = {
     "IC0101": "subnet_full",
     "IC0102": "subnet_full",
     "IC0201": RATE_LIMITED,
-    "IC0202": "message_timed_out",
+    "IC0202": MESSAGE_TIMED_OUT,
     "IC0204": RATE_LIMITED,
     "IC0206": "stop_timed_out",
     "IC0207": "out_of_cycles",
@@ -73,7 +77,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "canister_not_found": "check the canister id, and that it lives on this network",
     "snapshot_not_found": "list the canister's snapshots: it may have been replaced or deleted",
     "not_loadable": "the network makes it loadable with its next checkpoint; try again in some minutes",
-    "message_timed_out": "the network was busy and dropped the message before it ran; try again",
+    MESSAGE_TIMED_OUT: "the network was busy and dropped the message before it ran; try again",
 }
 
 _HEAP_DELTA: Final = "heap delta rate limited"

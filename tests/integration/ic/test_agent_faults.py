@@ -403,7 +403,8 @@ def test_a_limit_of_pace_that_lasts_is_a_rejection(slow: tuple[SandboxNetwork, P
 def test_a_message_that_the_network_certifies_to_have_dropped_is_sent_afresh(
     agent: Agent, boundary: Boundary, network: SandboxNetwork, counter: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call, dropped = network.replica.call, []
+    call = network.replica.call
+    dropped: list[Any] = []
 
     def drop_first(message: Any) -> Any:
         if dropped:

@@ -20,8 +20,10 @@ from knowtation_backup.ic.management import ManagementCanister
 from knowtation_backup.model.canisters import GlobalKind, SnapshotMetadata
 from knowtation_backup.model.ids import Principal, SnapshotId
 from knowtation_backup.sandbox import SandboxNetwork, SandboxServer, candid
-from knowtation_backup.snapshots.directory import NewSnapshotDirectory, SnapshotDirectory
+from knowtation_backup.snapshots.directory import SnapshotDirectory
+from knowtation_backup.snapshots.download import DIGESTS_FILE, download
 from knowtation_backup.snapshots.metadata import FLOAT_BITS_KEY
+from knowtation_backup.snapshots.provenance_records import PROVENANCE_FILE
 from knowtation_backup.snapshots.upload import upload
 
 pytestmark = [pytest.mark.peers, pytest.mark.sandbox]
@@ -60,10 +62,7 @@ class Both:
         return self.management.read_snapshot_metadata(self.canister, snapshot_id).metadata
 
     def our_download(self, snapshot_id: SnapshotId, path: Path) -> Path:
-        with NewSnapshotDirectory(path, self.metadata(snapshot_id)) as new:
-            for part in list(new.missing()):
-                new.write(part, self.management.read_snapshot_data(self.canister, snapshot_id, part).chunk)
-            return new.publish()
+        return download(self.management, self.canister, snapshot_id, path).directory
 
     def their_download(self, snapshot_id: SnapshotId, path: Path) -> Path:
         self.icp.snapshot("download", str(self.canister), str(snapshot_id), "-o", str(path))
@@ -104,6 +103,8 @@ def test_our_directories_are_the_ones_icp_writes(both: Both, tmp_path: Path) -> 
     ours = files(both.our_download(taken, tmp_path / "ours"))
     theirs = files(both.their_download(taken, tmp_path / "theirs"))
     assert theirs.pop(".lock") == b""
+    assert ours.pop(PROVENANCE_FILE)
+    assert ours.pop(DIGESTS_FILE)
     assert ours == theirs
     assert len([name for name in ours if name.startswith("wasm_chunk_store/")]) == len(STORED_CHUNKS)
     kinds = {item.kind for item in both.metadata(taken).globals if item is not None}

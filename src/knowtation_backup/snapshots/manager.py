@@ -25,7 +25,7 @@ from .download import download as download_snapshot
 from .download import stream as stream_snapshot
 from .journal import DowntimeJournal, network_name
 from .loading import Expected, HealthCheck, load_snapshot
-from .preflight import PreflightReport, check_canister
+from .preflight import SnapshotPreflight, check_canister
 from .recovering import recover_all
 from .reports import LoadReport, RecoverReport, RestoreReport, Taken, TakeReport
 from .requests import (
@@ -92,7 +92,7 @@ class SnapshotManager:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def preflight(self, canister_ids: CanisterIds, *, new_snapshots: int = 1) -> PreflightReport:
+    def preflight(self, canister_ids: CanisterIds, *, new_snapshots: int = 1) -> SnapshotPreflight:
         """
         Check whether snapshots of canisters could be taken now; changes nothing.
 
@@ -101,7 +101,7 @@ class SnapshotManager:
             new_snapshots: How many each would get.
         """
         checked = [check_canister(self._site, item, new_snapshots=new_snapshots) for item in ids_of(canister_ids)]
-        return PreflightReport(canisters=tuple(checked))
+        return SnapshotPreflight(canisters=tuple(checked))
 
     def list(self, canister_id: CanisterId) -> SnapshotList:
         """Return the snapshots of a canister, certified, oldest first."""

@@ -19,7 +19,7 @@ from .cost import FREE, freezing_reserve, storage_findings
 from .retention import SnapshotList
 from .site import Site
 
-__all__ = ["CanisterPreflight", "Check", "PreflightReport", "check_canister", "state_bytes"]
+__all__ = ["CanisterPreflight", "Check", "SnapshotPreflight", "check_canister", "state_bytes"]
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +60,7 @@ class CanisterPreflight:
 
 
 @attrs.frozen(kw_only=True)
-class PreflightReport:
+class SnapshotPreflight:
     """All checks of all canisters, in order."""
 
     canisters: tuple[CanisterPreflight, ...]

@@ -58,7 +58,7 @@ from .ic.identity import (
     key_file_findings,
 )
 from .ic.limits import AgentLimits, AgentTimeouts
-from .ic.management import CertifiedMetadata, ManagementCanister, SnapshotData
+from .ic.management import CallOptions, CertifiedMetadata, ManagementCanister, ReadOptions, SnapshotData
 from .ic.status import NodeStatus
 from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
 from .model.canisters import (
@@ -77,7 +77,7 @@ from .model.canisters import (
 )
 from .model.details import ArchiveDetails
 from .model.events import Event
-from .model.ids import Principal, SnapshotId
+from .model.ids import ANONYMOUS, MANAGEMENT_CANISTER, Principal, SnapshotId
 from .model.manifest import CodecSpec, Manifest
 from .model.marks import Mark, MarkVerb, Standing
 from .model.plans import ArchiveInfo, ArchiveState, ForgetAction, ForgetDecision, ForgetPlan
@@ -125,6 +125,7 @@ from .snapshots.facts import CanisterFacts, FleetFacts, FleetItem, capture_all, 
 from .snapshots.journal import DowntimeJournal
 from .snapshots.manager import SnapshotManager, SnapshotOptions
 from .snapshots.metadata_backup import MetadataBackupReport, back_up_metadata
+from .snapshots.metadata_reading import MetadataBackup, MetadataEntry, read_metadata
 from .snapshots.provenance import ProvenanceReport, verify_provenance
 from .snapshots.registry import CanisterEntry, CanisterRegistry, Criticality, DueCanister
 from .snapshots.reports import LoadReport, Recovered, RecoverReport, RestoreReport, Step, Taken, TakeReport
@@ -133,7 +134,9 @@ from .snapshots.settings_plan import SettingChange, SettingsPlan, SettingsReport
 from .snapshots.upload import SnapshotReader, UploadOptions, UploadReport
 
 __all__ = [
+    "ANONYMOUS",
     "MAINNET_ROOT_KEY",
+    "MANAGEMENT_CANISTER",
     "AdoptFailure",
     "AdoptOptions",
     "AdoptReport",
@@ -161,6 +164,7 @@ __all__ = [
     "BlobInfo",
     "BlobRef",
     "CallEvidence",
+    "CallOptions",
     "CanisterEntry",
     "CanisterFacts",
     "CanisterRegistry",
@@ -238,7 +242,9 @@ __all__ = [
     "Mark",
     "MarkVerb",
     "MemorySink",
+    "MetadataBackup",
     "MetadataBackupReport",
+    "MetadataEntry",
     "MirrorSink",
     "NodeStatus",
     "ObservedSink",
@@ -259,6 +265,7 @@ __all__ = [
     "ReadBlob",
     "ReadLimits",
     "ReadOnlySink",
+    "ReadOptions",
     "Record",
     "RecoverReport",
     "Recovered",
@@ -330,6 +337,7 @@ __all__ = [
     "key_file_findings",
     "parse_record",
     "plan_settings",
+    "read_metadata",
     "sign_archive",
     "sign_content",
     "verify_export_evidence",

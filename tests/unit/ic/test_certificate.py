@@ -322,6 +322,11 @@ def test_what_is_no_certificate_is_refused(fields: object) -> None:
     assert caught.value.hint
 
 
+def test_bytes_behind_a_certificate_are_refused() -> None:
+    with pytest.raises(CertificateError, match="follow"):
+        Certificate.parse(certificate({}, key=ROOT) + b"\0")
+
+
 def test_a_field_that_comes_twice_is_refused() -> None:
     with pytest.raises(CertificateError, match="twice"):
         Certificate.parse(b"\xa2\x64tree\x81\x00\x64tree\x81\x00")

@@ -78,7 +78,9 @@ class CallRun:
     nonce: bytes | None = None
     _message: _Message = attrs.field(init=False)
     _failed: int = attrs.field(init=False, default=0)
-    """Attempts that failed in a row, for growing delays."""
+    """Attempts that failed, for growing delays."""
+    _refusal: BackupError | None = attrs.field(init=False, default=None)
+    """The last of them."""
 
     @property
     def _route(self) -> str:
@@ -242,7 +244,7 @@ class CallRun:
             raise _NeverRanError
         uncertain = self._message.uncertain
         try:
-            return self._asked(None)
+            return self._asked(self._refusal)
         except _NeverRanError:
             if uncertain:
                 raise
@@ -312,14 +314,20 @@ class CallRun:
     def _paused(self, error: BackupError, failed: int = 0) -> bool:
         """Wait before going on; `False` when there is no time for it."""
         self._failed += 1
+        self._refusal = error
         return self.link.pause_after(
             error, failed or self._failed, method=self.method, waiting=self.waiting, on_retry=self.on_retry
         )
 
     def _out_of_time(self, last: BackupError | None) -> BackupError:
+        """Return the error for a call whose fate could not be read in time."""
+        if last is not None and (self.repeatable or not self._message.uncertain):
+            return last  # it does not matter whether it ran, or it was only ever refused
+        if self.repeatable:
+            message = f"{self._route} had no outcome in time"
+            hint = "try again later, or allow more time for it"
+            return SourceUnavailableError(message, kind="timeout", hint=hint, route=self._route)
         self._message.uncertain = True
-        if self.repeatable and last is not None:
-            return last
         why = f"; the last failure was: {last.message}" if last is not None else ""
         message = f"whether {self._route} was executed is not known{why}"
         hint = "look at the canister before repeating it"

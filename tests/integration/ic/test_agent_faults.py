@@ -205,6 +205,15 @@ def test_an_answer_later_than_the_deadline_leaves_the_outcome_unknown(
     assert story.seconds <= 60
 
 
+def test_a_late_answer_to_a_call_that_may_be_repeated_is_a_timeout(
+    agent: Agent, network: SandboxNetwork, counter: Principal
+) -> None:
+    network.faults.add(AnswerLater(10_000.0), endpoint="call")
+    with pytest.raises(SourceUnavailableError) as caught:
+        agent.call(counter, "inc", NOTHING, repeatable=True, deadline_seconds=60)
+    assert caught.value.kind == "timeout"
+
+
 def test_older_networks_are_polled(agent: Agent, boundary: Boundary, story: Any, counter: Principal) -> None:
     inner = boundary.inner
 
@@ -281,6 +290,17 @@ def test_a_network_that_is_busy_for_longer_than_an_envelope_lives_gets_a_fresh_o
     assert count() == 1
     assert len({body for path, body in boundary.requests if path.endswith("/call")}) == 2
     assert bool(boundary.paths("read_state")) != repeatable  # that the first one never ran had to be proved
+
+
+def test_a_call_that_was_only_ever_refused_is_not_said_to_be_unknown(
+    agent: Agent, story: Any, network: SandboxNetwork, counter: Principal
+) -> None:
+    network.faults.add(Answer(status=429))
+    with pytest.raises(SourceUnavailableError) as caught:
+        agent.call(counter, "inc", NOTHING, deadline_seconds=600)
+    assert caught.value.kind == "overloaded"
+    assert "may_have_run" not in caught.value.context
+    assert story.seconds > 300
 
 
 @pytest.mark.parametrize("status", [500, 502, 408])

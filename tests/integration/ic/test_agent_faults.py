@@ -595,7 +595,8 @@ def test_a_cancelled_operation_sends_nothing(agent: Agent, boundary: Boundary, c
 
 def open_sockets() -> set[str]:
     names = set()
-    for entry in Path("/proc/self/fd").iterdir():
+    descriptors = Path("/proc/self/fd")  # elsewhere than on Linux, nothing is seen
+    for entry in descriptors.iterdir() if descriptors.exists() else ():
         with contextlib.suppress(OSError):
             names.add(str(entry.readlink()))
     return {name for name in names if name.startswith("socket:")}

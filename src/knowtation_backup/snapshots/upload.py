@@ -29,9 +29,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, overload
 
 import attrs
 
@@ -47,10 +47,12 @@ from ..errors import (
     SourceError,
     SourceUnavailableError,
 )
+from ..ic.candid import upload_data_arg
 from ..ic.management import CallOptions, ManagementCanister, SnapshotData
+from ..ic.wire import Buffer
 from ..model.canisters import MAX_SNAPSHOTS, Slice, Snapshot, SnapshotMetadata, SnapshotPart
 from ..model.events import Event
-from ..model.ids import Principal, SnapshotId
+from ..model.ids import MANAGEMENT_CANISTER, Principal, SnapshotId
 from ..model.reports import Finding
 from .directory import SnapshotDirectory
 from .journal import network_name
@@ -234,6 +236,39 @@ def _require_globals(metadata: SnapshotMetadata) -> None:
                 hint="icp and dfx lose numbers such as NaN; download the snapshot again with this library",
                 place=place,
             )
+
+
+@attrs.define
+class _Argument(Sequence[Buffer]):
+    """
+    The argument of a call that sends one part, read from the disk again whenever the call is signed.
+
+    So what waits for the network is the signed envelope alone, and not the part beside it.
+    """
+
+    canister_id: Principal
+    snapshot_id: SnapshotId
+    part: SnapshotPart
+    reader: SnapshotReader
+    size_bytes: int = 0
+    """Of the part, once it was read."""
+
+    def __iter__(self) -> Iterator[Buffer]:
+        data = self.reader.read(self.part)
+        self.size_bytes = len(data)
+        return iter(upload_data_arg(self.canister_id, self.snapshot_id, self.part, data))
+
+    def __len__(self) -> int:
+        return len(tuple(self))
+
+    @overload
+    def __getitem__(self, index: int) -> Buffer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Buffer]: ...
+
+    def __getitem__(self, index: int | slice) -> Buffer | Sequence[Buffer]:
+        return tuple(self)[index]
 
 
 def _size(part: SnapshotPart) -> int:
@@ -482,10 +517,17 @@ class _Upload:
 
     def _send(self, snapshot_id: SnapshotId, parts: list[SnapshotPart]) -> None:
         def send(part: SnapshotPart) -> SnapshotPart:
-            data = self.reader.read(part)
+            arg = _Argument(self.canister_id, snapshot_id, part, self.reader)
             with self._admitted() as options:
-                self.management.upload_snapshot_data(self.canister_id, snapshot_id, part, data, **options)
-            self.tally.add(sent_bytes=len(data))
+                self.management.agent.call(
+                    MANAGEMENT_CANISTER,
+                    "upload_canister_snapshot_data",
+                    arg,
+                    effective_canister_id=self.canister_id,
+                    repeatable=True,  # the same bytes go to the same place
+                    **options,
+                )
+            self.tally.add(sent_bytes=arg.size_bytes)
             self.journal.arrived(part)
             return part
 
@@ -558,6 +600,7 @@ class _Upload:
     def _read_options(self, parts: int) -> DownloadOptions:
         return DownloadOptions(
             concurrency=min(self.options.read_concurrency, max(1, parts)),
+            answers_in_memory=8,
             deadline_seconds=self._left_seconds(),
             call_seconds=self.options.call_seconds,
         )

@@ -58,24 +58,51 @@ class Admission:
     def __init__(self, places: int) -> None:
         self._lock = threading.Lock()
         self._free = places
+        self._buffers: list[bytearray] = []
         self._waiting: list[tuple[int, int, threading.Lock]] = []
         self._numbers = itertools.count()
 
     @contextlib.contextmanager
     def one_answer(self, turn: int = 0) -> Iterator[None]:
         """Let this thread take at most one place until the end of the block."""
-        _held.admission, _held.taken, _held.turn = self, False, turn
+        _held.admission, _held.taken, _held.turn, _held.buffer = self, False, turn, None
         try:
             yield
         finally:
             _held.admission = None
-            self.leave()
+            self.leave(reuse=True)
 
-    def leave(self) -> None:
-        """Give back the place that this thread holds, if it does: its answer is no longer in memory."""
+    def leave(self, *, reuse: bool = False) -> None:
+        """
+        Give back the place that this thread holds, if it does: its answer is no longer needed.
+
+        Args:
+            reuse: Whether its memory may serve another answer; that nobody looks at it any more is checked.
+        """
         if getattr(_held, "taken", False):
             _held.taken = False
+            buffer, _held.buffer = _held.buffer, None
+            if reuse and buffer is not None and _is_unused(buffer):
+                self._buffers.append(buffer)
             self._give_back()
+
+    def buffer(self, size: int) -> bytearray:
+        """
+        Return memory for an answer of the thread that has a place.
+
+        That of an earlier answer is used again, for new memory costs the system as much as receiving into it; but only
+        if nobody refers to it any more.
+        """
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = bytearray(size)
+        else:
+            if len(buffer) < size:
+                buffer.extend(bytes(size - len(buffer)))
+            del buffer[size:]
+        _held.buffer = buffer
+        return buffer
 
     def enter(self, guard: Guard) -> None:
         """Wait for a place, unless this thread has one already."""
@@ -109,6 +136,15 @@ class Admission:
                 heapq.heappop(self._waiting)[2].release()
             else:
                 self._free += 1
+
+
+def _is_unused(buffer: bytearray) -> bool:
+    """Whether there are no views of it: Python refuses to resize what somebody looks at."""
+    try:
+        buffer.append(0)
+    except BufferError:
+        return False
+    return True
 
 
 def _look(guard: Guard) -> float:
@@ -205,7 +241,9 @@ class WholeBody(httpx.SyncByteStream):
         admission: Admission | None = getattr(_held, "admission", None)
         if admission is not None and size > _SMALL_BYTES:
             admission.enter(self._connection.guard)
-        body = bytearray(size)
+            body = admission.buffer(size)
+        else:
+            body = bytearray(size)
         with _as_httpx():
             got = self._answer.readinto(body) if size else 0
         if got != size:

@@ -117,7 +117,9 @@ class PartReader:
             data = self._read(part, on_retry)
             self._limit.succeeded()
             _check(part, data)
-            return use(part, data)
+            result = use(part, data)
+            del data  # the last view of the answer's memory, which is used again
+            return result
 
     def in_order(
         self, parts: Iterable[SnapshotPart], work: Callable[[SnapshotPart], T], *, window: int | None = None

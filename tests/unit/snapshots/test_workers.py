@@ -33,9 +33,12 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 def test_no_more_than_the_window_is_begun_ahead_of_the_consumer() -> None:
     begun: list[int] = []
-    results = in_order(
-        lambda n: begun.append(n) or n, itertools.count(), workers=8, window=3, cancellation=Cancellation()
-    )
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return number
+
+    results = in_order(work, itertools.count(), workers=8, window=3, cancellation=Cancellation())
     for number in range(50):
         assert next(results) == number
         assert len(begun) <= number + 1 + 3

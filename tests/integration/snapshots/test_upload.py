@@ -289,7 +289,7 @@ def test_other_bytes_in_the_directory_than_before_are_noticed(site: Site) -> Non
     """A file that changed between two attempts; what was taken over is read back even without ``read_back``."""
     rule = site.network.faults.add(Answer(status=400), canister_method="upload_canister_snapshot_data", nth=4)
     with pytest.raises(BackupError):
-        site.upload()
+        site.upload(options=attrs.evolve(OPTIONS, concurrency=1))
     assert rule.applied == 1
     module = bytearray((site.path / "wasm_memory.bin").read_bytes())
     module[5] ^= 1

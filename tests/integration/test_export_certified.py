@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from knowtation_backup import (
     Agent,
     CaptureResult,
     EncryptionKey,
+    Event,
     ExportOptions,
     HubClient,
     Ktb1Codec,
@@ -32,6 +34,7 @@ from knowtation_backup.errors import (
     ConfigurationError,
     ExportError,
     IntegrityError,
+    OperationCancelledError,
     OutcomeUnknownError,
     RejectedError,
     UnsupportedFormatError,
@@ -481,6 +484,31 @@ def test_a_reply_that_the_network_dropped_is_asked_for_again(small: tuple[Place,
     assert dropped == ["http_request"] * 2
     assert again.payload == exported.payload
     assert place.check(again).ok
+
+
+def test_a_network_that_goes_down_costs_the_retry_budget_once(place: Place) -> None:
+    place.network.faults.add(Answer(status=503), endpoint="call", every=2)
+    place.network.faults.add(ResetAfterExecution(), endpoint="call", every=3)
+    exported = place.export(on_error="continue", retry_budget=20, concurrency=2)
+    assert not exported.result.complete
+    transfer = exported.result.details["transfer"]
+    assert transfer["retries"] <= 20 + transfer["requests"]
+    report = place.check(exported)
+    assert (report.ok, report.complete) == (True, False)
+
+
+def test_a_cancelled_export_ends_at_once(place: Place) -> None:
+    with place.client() as client, place.agent() as agent:
+        exporter = OperatorExporter(client, mode="certified", agent=agent)
+
+        def cancel(event: Event) -> None:
+            if event.name == "export.index":
+                capture.cancel()
+
+        capture = exporter.capture(taken_at=NOW, observer=cancel)
+        with pytest.raises(OperationCancelledError):
+            list(capture.chunks())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "decode"))]
 
 
 def test_too_much_evidence_ends_the_export(place: Place) -> None:

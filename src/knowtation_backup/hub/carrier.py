@@ -32,7 +32,7 @@ class HubRequest:
     timeout_seconds: float
     cancellation: Cancellation = attrs.field(repr=False)
     on_retry: Callable[[BackupError], None] = attrs.field(repr=False)
-    """Told each failure that the carrier waits out."""
+    """Told each failure that the carrier means to wait out; raises it when the run has had enough of them."""
 
 
 class HubCarrier(Protocol):

@@ -39,7 +39,7 @@ from ..model.events import Event
 from .address import HubAddress
 from .carrier import HubCarrier, HubRequest
 from .encoding import encode_segment, secret_text, tenant_headers
-from .failures import HINTS, HubReply, error_code, reply_error
+from .failures import HINTS, HubReply, error_code, not_json_error, reply_error
 from .limits import HubLimits, HubTimeouts
 from .preflight import PreflightReport
 from .schema import (
@@ -335,10 +335,10 @@ class HubClient:
                 try:
                     return decode(again)
                 except JsonError:
-                    raise _not_json(route, again, passing=True) from None
+                    raise not_json_error(route, again, passing=True) from None
             if malformed is not None:
                 return malformed(body)
-            raise _not_json(route, body, passing=False)
+            raise not_json_error(route, body, passing=False)
 
         def on_retry(number: int, delay_seconds: float, error: BackupError) -> None:
             self._tally.retry(error.kind)
@@ -378,6 +378,9 @@ class HubClient:
             self._tally.retry(error.kind)
             if error.kind in _OVERLOADED:
                 self._limit.overloaded(admitted_in)
+            if not self._retrier.budget.spend():
+                error.context["retry_budget_spent"] = True
+                raise error
 
         # No gateway in between, so none of the headers that are meant for one.
         all_headers = [*self._secret_headers(), *headers]
@@ -489,12 +492,3 @@ class HubClient:
                 message = f"the reply to {route} was not complete after {self._settings.timeouts.total_seconds:g} s"
                 raise SourceUnavailableError(message, kind="timeout", hint=HINTS["timeout"], route=route)
         return body.getvalue()
-
-
-def _not_json(route: str, body: bytes, *, passing: bool) -> BackupError:
-    message = f"the reply to {route} is not JSON ({len(body)} bytes)"
-    if passing:
-        return SourceUnavailableError(f"{message}, and a second reading differed", kind="reply_not_json", route=route)
-    page = "check the hub address: a web page answers instead of the hub?"
-    hint = page if body.lstrip()[:1] == b"<" else HINTS["reply_not_json"]
-    return ExportError(message, kind="reply_not_json", hint=hint, route=route)

@@ -15,7 +15,7 @@ import attrs
 
 from .._engine.canonical import JsonError, loads
 from .._transport import TRANSPORT_HINTS, excerpt, retry_after_seconds
-from ..errors import BackupError, RejectedError, SourceUnavailableError
+from ..errors import BackupError, ExportError, RejectedError, SourceUnavailableError
 
 __all__ = ["HINTS", "HubReply", "error_code", "reply_error"]
 
@@ -76,6 +76,23 @@ def reply_error(reply: HubReply, *, secrets: Iterable[str], now: dt.datetime) ->
     if kind == "redirected":
         context["location"] = excerpt(reply.location.encode(), secrets)
     return RejectedError(said, kind=kind, hint=hint, **context)
+
+
+def not_json_error(route: str, body: bytes, *, passing: bool) -> BackupError:
+    """
+    Return the error for a reply of status 2xx that is not JSON.
+
+    Args:
+        route: The endpoint, without ids or paths.
+        body: The reply.
+        passing: Whether a second reading differed.
+    """
+    message = f"the reply to {route} is not JSON ({len(body)} bytes)"
+    if passing:
+        return SourceUnavailableError(f"{message}, and a second reading differed", kind="reply_not_json", route=route)
+    page = "check the hub address: a web page answers instead of the hub?"
+    hint = page if body.lstrip()[:1] == b"<" else HINTS["reply_not_json"]
+    return ExportError(message, kind="reply_not_json", hint=hint, route=route)
 
 
 HINTS: Final = {

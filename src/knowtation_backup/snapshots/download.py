@@ -31,10 +31,10 @@ from .._engine.cancellation import Cancellation
 from ..contracts import Observer, ignore_events
 from ..errors import InternalError, RejectedError
 from ..ic.management import CertifiedMetadata, ManagementCanister, SnapshotData
-from ..model.canisters import SectionName, Slice, SnapshotMetadata, SnapshotPart, StoredChunk, moment_of
+from ..model.canisters import Slice, SnapshotMetadata, SnapshotPart, StoredChunk, moment_of
 from ..model.events import Event
 from ..model.ids import Principal, SnapshotId
-from .layout import METADATA_NAME, part_file
+from .layout import METADATA_NAME, part_file, section_files
 from .metadata import metadata_json
 from .new_directory import NewSnapshotDirectory
 from .provenance_records import PROVENANCE_FILE, PartEvidence, ProvenanceHead, Recorder
@@ -66,7 +66,8 @@ class DownloadReport:
     """Of the data, there already."""
     evidence_bytes: int
     digests: Mapping[str, str]
-    """SHA-256 in hexadecimal by the path of each file below the directory, as in ``SHA256SUMS``."""
+    """SHA-256 in hexadecimal by the path of each file below the directory, as in ``SHA256SUMS``; empty without
+    ``DownloadOptions.file_digests``."""
     elapsed_seconds: float
     lowest_concurrency: int
     """Fewer than the option says when the network refused calls for their pace."""
@@ -100,7 +101,7 @@ def download(  # noqa: PLR0913 - what, where, and how
     same snapshot to the same place goes on: what is there is compared with its certified digests, and not read again.
 
     Beside the data lie ``provenance.cbor``, which proves offline where the data comes from, and ``SHA256SUMS``.
-    Memory: about ``2 * options.answers_in_memory`` MB.
+    Memory: about ``2 * options.answers_in_memory`` MB, and some 64 KB per call under way.
 
     Args:
         management: Whom to ask; its agent verifies every answer.
@@ -200,7 +201,7 @@ class _Run:
         try:
             for part, size_bytes in results:
                 transferred += size_bytes
-                for piece in _pieces(part):
+                for piece in _pieces(part) if self.options.file_digests else ():
                     digests.add(part, new.read(piece))  # from the system's memory: it was written just now
         finally:
             results.close()
@@ -248,12 +249,13 @@ class _Run:
                 yield item
 
         new.add_file(PROVENANCE_FILE, measured())
-        digests.note(METADATA_NAME, hashlib.sha256(new.metadata_bytes).hexdigest())
-        digests.note(PROVENANCE_FILE, proof.hexdigest())
-        for section in SectionName:
-            if section is not SectionName.WASM_MEMORY or metadata.metadata.wasm_memory_size:
-                digests.note_empty(f"{section.value}.bin")
-        new.add_file(DIGESTS_FILE, (digests.as_text().encode("ascii"),))
+        if self.options.file_digests:
+            digests.note(METADATA_NAME, hashlib.sha256(new.metadata_bytes).hexdigest())
+            digests.note(PROVENANCE_FILE, proof.hexdigest())
+            for _section, name, _size, written in section_files(metadata.metadata):
+                if written:
+                    digests.note_empty(name)
+            new.add_file(DIGESTS_FILE, (digests.as_text().encode("ascii"),))
         new.publish()
         return size
 
@@ -365,7 +367,7 @@ class StreamReport:
     size_bytes: int
     evidence_bytes: int
     digests: Mapping[str, str]
-    """SHA-256 in hexadecimal by the path each file has in a directory."""
+    """SHA-256 in hexadecimal by the path each file has in a directory; empty without ``file_digests``."""
     elapsed_seconds: float
 
 
@@ -431,7 +433,8 @@ class SnapshotStream:
         parts = run.reader.in_order(self.metadata.parts(), lambda part: run.reader.fetch(part, take), window=window)
         try:
             for part, data, proof in parts:
-                self._digests.add(part, data)
+                if run.options.file_digests:
+                    self._digests.add(part, data)
                 record = self._recorder.part(part, proof)
                 self._size_bytes += len(data)
                 self._evidence_bytes += len(record)

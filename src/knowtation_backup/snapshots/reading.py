@@ -48,6 +48,8 @@ class DownloadOptions:
     ``concurrency`` is the number of calls under way at once, at most. A node takes 50, and requests are spread over
     the nodes of the subnet; after a refusal there are fewer. ``answers_in_memory`` bounds memory, 2 MB each.
     ``deadline_seconds`` is for the whole download, ``call_seconds`` for one call with all its attempts.
+    ``file_digests`` has everything hashed a second time, as files, for the report and ``SHA256SUMS``; without it the
+    proof of the bytes is ``provenance.cbor`` alone, which does not need it.
     """
 
     concurrency: int = attrs.field(default=112, validator=whole_number(1))
@@ -55,6 +57,7 @@ class DownloadOptions:
     deadline_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     call_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     progress_seconds: float = attrs.field(default=1.0, validator=above(0))
+    file_digests: bool = True
 
 
 class PartReader:

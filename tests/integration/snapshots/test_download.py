@@ -81,6 +81,13 @@ def test_progress_is_told_no_more_often_than_asked_for(source: SnapshotSource, t
     assert told[-1]["eta_seconds"] == 0
 
 
+def test_digests_of_files_can_be_left_out(source: SnapshotSource, tmp_path: Path) -> None:
+    report = fetch(source, tmp_path / "s", options=DownloadOptions(concurrency=4, file_digests=False))
+    assert report.digests == {}
+    assert not (tmp_path / "s" / DIGESTS_FILE).exists()
+    verify_provenance(tmp_path / "s", root_key=source.network.root_key)
+
+
 def test_what_is_there_is_not_overwritten(source: SnapshotSource, tmp_path: Path) -> None:
     fetch(source, tmp_path / "s")
     with pytest.raises(BlobExistsError):

@@ -254,7 +254,8 @@ class _Argument(Sequence[Buffer]):
     """Of the part, once it was read."""
 
     def __iter__(self) -> Iterator[Buffer]:
-        data = self.reader.read(self.part)
+        directory = self.reader if isinstance(self.reader, SnapshotDirectory) else None
+        data = self.reader.read(self.part) if directory is None else directory.view(self.part)
         self.size_bytes = len(data)
         return iter(upload_data_arg(self.canister_id, self.snapshot_id, self.part, data))
 

@@ -88,6 +88,7 @@ def test_what_was_written_is_read(written: Path) -> None:
         assert directory.metadata == METADATA
         assert directory.metadata_bytes == metadata_json(METADATA)
         assert [directory.read(part) for part in PARTS] == [data_of(part) for part in PARTS]
+        assert [bytes(directory.view(part)) for part in PARTS] == [data_of(part) for part in PARTS]
         assert directory.digests() == {name: hashlib.sha256(data).hexdigest() for name, data in SECTIONS.items()}
 
 
@@ -232,6 +233,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(written: Path) -> None:
         _flip_first(written / CHUNK)
         with pytest.raises(TruncatedError):
             directory.read(Slice(SectionName.WASM_MEMORY, 0, 100))
+        with pytest.raises(TruncatedError):
+            directory.view(Slice(SectionName.WASM_MEMORY, 0, 100))
         with pytest.raises(TruncatedError):
             directory.digests()
         with pytest.raises(IntegrityError):

@@ -21,6 +21,7 @@ from ic_certificates import (
     certificate,
     delegation,
     leb128,
+    ranges,
     tree_of,
 )
 from icp_certificate.certificate import Certificate as IcpPyCoreCertificate  # type: ignore[import-untyped]
@@ -35,7 +36,7 @@ from knowtation_backup.model.ids import Principal
 from knowtation_backup.sandbox import SandboxClock
 from knowtation_backup.sandbox.messages import Rejected, Replied, RequestState, RequestStatus
 from knowtation_backup.sandbox.protocol.certification import Certifier
-from knowtation_backup.sandbox.protocol.hash_tree import Fork, Labeled, Leaf
+from knowtation_backup.sandbox.protocol.hash_tree import Fork, Labeled, Leaf, Pruned
 
 NOW = 1_790_000_000 * 10**9
 CANISTER_ID = Principal(CANISTER)
@@ -231,6 +232,18 @@ def test_a_subnet_does_not_answer_for_canisters_of_others(options: dict[str, Any
     error = _refused("certificate_range", _delegated(**options))
     assert error.context["subnet_id"] == str(Principal(SUBNET.principal))
     assert str(Principal(SUBNET.principal)) in error.message
+
+
+def test_no_earlier_shard_answers_for_one_that_is_pruned() -> None:
+    shards = {_id(0): ranges(EVERYTHING), CANISTER: Pruned(bytes(32))}
+    state = {
+        b"subnet": {SUBNET.principal: {b"public_key": SUBNET.der}},
+        b"canister_ranges": {SUBNET.principal: shards},
+    }
+    about = {"subnet_id": SUBNET.principal, "certificate": certificate(state, key=ROOT, time_ns=NOW)}
+    data = certificate({}, delegation=about, time_ns=NOW)
+    _refused("certificate_range", data)
+    _verify(data, canister_id=Principal(_id(0)))
 
 
 def test_a_subnet_may_have_very_many_ranges() -> None:

@@ -220,6 +220,26 @@ def test_a_certificate_of_something_else_is_no_evidence() -> None:
     _refused("evidence_question", evidence, root_key=ROOT.der)
 
 
+def test_a_reply_beside_another_status_is_no_evidence() -> None:
+    number = request_id(_content(), ARG)
+    for status, kind in ((b"replied", ""), (b"done", "evidence_reply"), (b"", "evidence_reply")):
+        state = {b"request_status": {number: {b"status": status, b"reply": REPLY}}}
+        evidence = attrs.evolve(EVIDENCE, certificate=certificate(state, key=ROOT), delegation=None)
+        if kind:
+            _refused(kind, evidence, root_key=ROOT.der)
+        else:
+            _check(evidence, root_key=ROOT.der)
+
+
+def test_a_record_has_one_form_only() -> None:
+    data = EVIDENCE.to_cbor()
+    assert data[1] == 1  # the version, which may be written longer
+    with pytest.raises(CertificateError, match="canonical"):
+        CallEvidence.from_cbor(data[:1] + b"\x18\x01" + data[2:])
+    with pytest.raises(CertificateError):
+        CallEvidence.from_cbor(data + b"\0")
+
+
 def test_a_delegation_inside_the_certificate_is_refused() -> None:
     delegation = EVIDENCE.delegation
     assert delegation is not None

@@ -141,6 +141,8 @@ def test_depth_is_bounded() -> None:
     # one labelled node below the other; 129 nodes are fine, with the leaf at depth 128
     fine = b"\x83\x02\x41a" * 128 + b"\x82\x03\x41v"
     assert _found(HashTree.parse(fine), *[b"a"] * 128) == b"v"
+    with pytest.raises(CertificateError, match="deep"):
+        HashTree.parse(b"\x83\x02\x41a" + fine)
     for start in (b"\x83\x02\x41a", b"\x83\x01"):
         with pytest.raises(CertificateError, match="deep"):
             HashTree.parse(start * 100_000)

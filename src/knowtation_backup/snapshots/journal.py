@@ -200,13 +200,27 @@ class DowntimeJournal:
         Raises:
             IntegrityError: Kind ``journal_damaged``: a file is not what was written.
         """
+        entries, damaged = self.read()
+        if damaged:
+            raise next(iter(damaged.values()))
+        return entries
+
+    def read(self) -> tuple[tuple[DowntimeEntry, ...], dict[str, IntegrityError]]:
+        """Return all entries that can be read, and by the names of their files why others cannot."""
         if not self.directory.is_dir():
-            return ()
+            return (), {}
+        entries: list[DowntimeEntry] = []
+        damaged: dict[str, IntegrityError] = {}
         with self._opened() as directory:
             listing = os.listdir(directory)  # noqa: PTH208 - of a descriptor
-            names = sorted(name for name in listing if name.endswith(_SUFFIX) and name[0] != ".")
-            found = [self._read(directory, name) for name in names]
-        return tuple(entry for entry in found if entry is not None)
+            for name in sorted(name for name in listing if name.endswith(_SUFFIX) and name[0] != "."):
+                try:
+                    entry = self._read(directory, name)
+                except IntegrityError as error:
+                    damaged[name] = error
+                else:
+                    entries.extend([] if entry is None else [entry])
+        return tuple(entries), damaged
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -132,7 +132,8 @@ class SnapshotManager:
             group: Stop all, take all, start all in reverse order, and keep either all snapshots or none.
             replace: A snapshot that the new one takes the place of, or ``"oldest"``: the oldest, if there is no room.
             max_downtime: When a canister (a group: all together) is down for longer, it is started without a snapshot.
-            on_taken: Called with each result once the canister runs again, for example to begin its download.
+            on_taken: Called with each result once the canister runs again, for example to begin its download. What it
+                raises ends the operation.
 
         Raises:
             ConfigurationError: Kind ``not_confirmed``, or arguments that do not go together; nothing was asked.
@@ -262,7 +263,7 @@ class SnapshotManager:
             confirm: The canister's id again.
             safety_snapshot: Whether the state from before is kept in a snapshot; needs room for one.
             health_check: Called with the canister's id when it runs again. When it returns `False` or raises, the
-                safety snapshot is loaded, and the report says so.
+                safety snapshot is loaded, and the report says so. If the process dies meanwhile, what was loaded stays.
             max_downtime: When this is used up, the operation gives up and starts the canister; a load that was sent is
                 waited for.
 

@@ -7,7 +7,7 @@ import datetime as dt
 
 import attrs
 
-from ..errors import BackupError, SourceUnavailableError
+from ..errors import BackupError, IntegrityError, RejectedError, SourceUnavailableError
 from ..model.canisters import RunState, Snapshot
 from ..model.ids import Principal, SnapshotId
 from .downtime import start_canister
@@ -65,7 +65,8 @@ def recover_leftover(site: Site, canister_id: Principal) -> Recovered | None:
 def recover_all(site: Site, *, wait: bool) -> RecoverReport:
     """Finish what operations that died left, canister by canister."""
     results = []
-    for entry in site.journal.entries():
+    entries, damaged = site.journal.read()
+    for entry in entries:
         if entry.network != site.network:
             continue
         try:
@@ -77,10 +78,17 @@ def recover_all(site: Site, *, wait: bool) -> RecoverReport:
             if error.kind != "canister_busy":
                 raise
             results.append(Recovered(canister_id=entry.canister_id, operation=entry.operation, action="busy"))
+    results.extend(_damaged(name, error) for name, error in damaged.items() if site.network in name)
     report = RecoverReport(results=tuple(results))
     for result in results:
         site.tell("snapshot.recovered", canister_id=str(result.canister_id), action=result.action)
     return report
+
+
+def _damaged(name: str, error: IntegrityError) -> Recovered:
+    # Nobody can say whether that canister was running: a person must look.
+    canister_id = Principal.parse(name.partition("@")[0])
+    return Recovered(canister_id=canister_id, operation="unknown", action="failed", error=error)
 
 
 @attrs.define
@@ -99,32 +107,41 @@ class _Recovery:
         try:
             state = self.site.status(entry.canister_id).run_state
         except BackupError as error:
-            # The only way to be sure that it runs is to start it; that may fail for the same reason, and says so.
-            state, failure = RunState.STOPPED, error
+            if isinstance(error, RejectedError) and self._is_gone():
+                self.site.journal.remove(entry)
+                return self._result("gone")
             if not entry.was_running:
-                return self._result("failed", error=failure)
-        rollback_error = self._roll_back(state)
-        action = "left_stopped"
-        if entry.was_running:
-            action = "running" if state is RunState.RUNNING else "started"
-            if state is not RunState.RUNNING:
-                try:
-                    start_canister(self.site, entry.canister_id)
-                except BackupError as error:
-                    attempts = error.context.get("attempts", 0)
-                    self.site.tell("snapshot.canister_down", canister_id=str(entry.canister_id), attempts=attempts)
-                    return self._result("failed", error=error)
+                return self._result("failed", error=error)
+            state = RunState.STOPPED  # the only way to be sure that it runs is to start it
+        failure = self._roll_back(state)
+        new: tuple[SnapshotId, ...] = ()
         try:
+            action = self._start(state)
             settled = self._settle()
             new = self._tidy()
         except BackupError as error:
-            return self._result("failed", error=error)
-        if rollback_error is not None:
-            return self._result("failed", error=rollback_error, new=new)
+            failure = failure or error
+        if failure is not None:
+            return self._result("failed", error=failure, new=new)
         if not settled:
             return self._result("settling", new=new)
         self.site.journal.remove(entry)
         return self._result(action, new=new)
+
+    def _start(self, state: RunState) -> str:
+        """Start what was running, and return what was done."""
+        canister_id = self.entry.canister_id
+        if not self.entry.was_running:
+            return "left_stopped"
+        if state is RunState.RUNNING:
+            return "running"
+        try:
+            start_canister(self.site, canister_id)
+        except BackupError as error:
+            attempts = error.context.get("attempts", 0)
+            self.site.tell("snapshot.canister_down", canister_id=str(canister_id), attempts=attempts)
+            raise
+        return "started"
 
     def _result(self, action: str, *, error: BackupError | None = None, new: tuple[SnapshotId, ...] = ()) -> Recovered:
         return Recovered(
@@ -136,6 +153,14 @@ class _Recovery:
             deleted_snapshots=tuple(self.gone),
             rolled_back_to=self.rolled_back_to,
         )
+
+    def _is_gone(self) -> bool:
+        """Whether the subnet certifies that there is no such canister any more."""
+        try:
+            self.site.management.public_info(self.entry.canister_id)
+        except BackupError as error:
+            return error.kind == "canister_not_found" and bool(error.context.get("certified"))
+        return False
 
     def _end(self) -> float:
         """Return the moment from which on nothing the dead process sent can be executed any more."""

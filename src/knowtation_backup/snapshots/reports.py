@@ -231,7 +231,8 @@ class Recovered:
     operation: str
     action: str
     """``started``, ``running`` (it was already), ``left_stopped`` (it was stopped before), ``busy`` (a living operation
-    holds it), ``settling`` (it runs, but a lost stop may still take effect: ask again) or ``failed``."""
+    holds it), ``settling`` (it runs, but a lost stop may still take effect: ask again), ``gone`` (the canister was
+    deleted) or ``failed``."""
     new_snapshots: tuple[SnapshotId, ...] = ()
     """What the canister has beyond what it had when the operation began, and nobody deleted now."""
     deleted_snapshots: tuple[SnapshotId, ...] = ()
@@ -263,7 +264,7 @@ class RecoverReport:
 
     @property
     def down(self) -> tuple[Principal, ...]:
-        """Canisters that were running before and could not be started."""
+        """Canisters that were running before and could not be started, or of which nobody knows."""
         return tuple(item.canister_id for item in self.results if item.action == "failed")
 
     @property

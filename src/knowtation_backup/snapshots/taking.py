@@ -89,7 +89,11 @@ def take_each(
             raise
         results.append(result)
         if result.ok and on_taken is not None:
-            on_taken(result)
+            try:
+                on_taken(result)
+            except BaseException as error:
+                _name_taken(error, results)
+                raise
     return TakeReport(results=tuple(results))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from snapshot_stage import ANONYMOUS, SECOND, SnapshotStage, counter_wasm, new_m
 from knowtation_backup.errors import (
     BackupError,
     ConfigurationError,
+    IntegrityError,
     OutcomeUnknownError,
     PlanStaleError,
     RejectedError,
@@ -32,6 +34,12 @@ from knowtation_backup.snapshots.reports import Taken
 
 pytestmark = pytest.mark.sandbox
 
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "events.md").read_text()
+DOCUMENTED = {
+    name: set(re.findall(r"`([a-z_]+)`", fields))
+    for name, fields in re.findall(r"^\| `(snapshot\.[a-z_]+)` \| ([^|]*) \|", PAGE, re.MULTILINE)
+}
+
 
 @pytest.fixture(scope="module")
 def wasm() -> bytes:
@@ -42,6 +50,9 @@ def wasm() -> bytes:
 def stage(tmp_path: Path, wasm: bytes) -> Iterator[SnapshotStage]:
     with snapshot_stage(tmp_path, wasm) as running:
         yield running
+        for event in running.events:
+            if event.name.startswith("snapshot."):
+                assert DOCUMENTED[event.name] == set(event.fields), event.name
 
 
 def state(stage: SnapshotStage, canister: Principal, status: str) -> None:
@@ -271,7 +282,7 @@ def test_the_next_operation_finds_what_a_crash_left(stage: SnapshotStage) -> Non
     assert stage.running(canister)
 
 
-def crashed(stage: SnapshotStage, canister: Principal) -> Any:
+def crashed(stage: SnapshotStage, canister: Principal, *, entries: int = 1) -> Any:
     """Leave a canister as a process does that is killed after the stop."""
     manager = new_manager(stage, start_attempts=1)
 
@@ -286,8 +297,31 @@ def crashed(stage: SnapshotStage, canister: Principal) -> Any:
         manager.take(canister, confirm=canister)
     stage.transport.disarm()
     assert not stage.running(canister)
-    (entry,) = manager._site.journal.entries()
-    return entry
+    found = manager._site.journal.entries()
+    assert len(found) == entries
+    return found[0]
+
+
+def test_a_damaged_entry_is_reported_and_the_others_are_recovered(stage: SnapshotStage) -> None:
+    lost, other = stage.canister(3), stage.canister(4)
+    crashed(stage, lost)
+    (file,) = stage.journal.glob("*.json")
+    crashed(stage, other, entries=2)
+    file.write_text("{")
+    report = stage.manager.recover()
+    assert {item.canister_id: item.action for item in report.results} == {lost: "failed", other: "started"}
+    assert report.down == (lost,)
+    with pytest.raises(IntegrityError):
+        stage.manager.take(lost, confirm=lost)
+    assert stage.running(other)
+
+
+def test_a_canister_that_was_deleted_is_forgotten(stage: SnapshotStage) -> None:
+    canister = stage.canister(3)
+    crashed(stage, canister)
+    stage.network.replica.canisters.pop(canister.raw)
+    assert [item.action for item in stage.manager.recover().results] == ["gone"]
+    assert stage.manager.recover().results == ()
 
 
 def test_recovering_leaves_living_operations_alone(stage: SnapshotStage) -> None:

@@ -134,6 +134,18 @@ def test_a_damaged_entry_is_named(tmp_path: Path, text: str) -> None:
     assert str(CANISTER) in str(caught.value)
 
 
+def test_a_damaged_entry_does_not_hide_the_others(tmp_path: Path) -> None:
+    journal = DowntimeJournal(tmp_path)
+    other = attrs.evolve(ENTRY, canister_id=OTHER)
+    journal.write(ENTRY)
+    journal.write(other)
+    (file,) = tmp_path.glob(f"{CANISTER}*.json")
+    file.write_text("{")
+    entries, damaged = journal.read()
+    assert entries == (other,)
+    assert list(damaged) == [file.name]
+
+
 def test_a_later_format_is_not_guessed_at() -> None:
     value = json.loads(json.dumps(ENTRY.to_json())) | {"format": "knowtation-downtime-2"}
     with pytest.raises(ValueError, match="unknown format"):

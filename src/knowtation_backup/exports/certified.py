@@ -11,9 +11,10 @@ import datetime as dt
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import attrs
+import msgspec
 
 from ..errors import ConfigurationError, OutcomeUnknownError, RejectedError
 from ..hub.carrier import HubCarrier, HubRequest
@@ -28,7 +29,7 @@ from .forms import Form
 from .options import ExportOptions, KnownPaths
 from .questions import CalledHub, Question
 
-__all__ = ["CertifiedReads", "ExportMode", "HubReads", "recorded_options"]
+__all__ = ["CertifiedReads", "ExportMode", "HubReads", "RecordedOptions"]
 
 ExportMode: TypeAlias = Literal["query", "certified"]
 """How replies are obtained: from one node through a gateway, or signed by the subnet."""
@@ -200,21 +201,50 @@ class HubReads:
             kind=form.kind,
             exported_at=iso_ms(taken_at),
             limit_bytes=options.evidence_bytes,
-            options=recorded_options(options, only, hub.limits.reply_bytes),
+            options=RecordedOptions.of(options, reply_bytes=hub.limits.reply_bytes, only=only).to_json(),
         )
         carrier = CalledHub(reads, self.canister_id.raw, hub.limits.reply_bytes)
         return attrs.evolve(options, known_paths=reads.noting(options.known_paths)), reads, carrier
 
 
-def recorded_options(options: ExportOptions, only: tuple[str, str] | None, reply_bytes: int) -> dict[str, Any]:
-    """Return what of the options decides which requests an export makes, for `EvidenceHeader.options`."""
-    return {
-        "on_error": options.on_error,
-        "consistency": options.consistency,
-        "extra_users": list(options.extra_users),
-        "extra_vaults": list(options.extra_vaults),
-        "extra_vaults_of": {user_id: list(vaults) for user_id, vaults in options.extra_vaults_of.items()},
-        "index_page_size": options.index_page_size,
-        "reply_bytes": reply_bytes,
-        "only": None if only is None else list(only),
-    }
+class RecordedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of the options decides which requests an export makes; in `EvidenceHeader.options`."""
+
+    on_error: Literal["fail", "continue"]
+    consistency: Literal["single", "double"]
+    extra_users: list[str]
+    extra_vaults: list[str]
+    extra_vaults_of: dict[str, list[str]]
+    index_page_size: Annotated[int, msgspec.Meta(ge=1)]
+    reply_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    only: tuple[str, str] | None
+    """Tenant and vault of the export of a single vault."""
+
+    @classmethod
+    def of(cls, options: ExportOptions, *, reply_bytes: int, only: tuple[str, str] | None) -> RecordedOptions:
+        """Return what is to be recorded."""
+        return cls(
+            on_error=options.on_error,
+            consistency=options.consistency,
+            extra_users=list(options.extra_users),
+            extra_vaults=list(options.extra_vaults),
+            extra_vaults_of={user_id: list(vaults) for user_id, vaults in options.extra_vaults_of.items()},
+            index_page_size=options.index_page_size,
+            reply_bytes=reply_bytes,
+            only=only,
+        )
+
+    @classmethod
+    def from_json(cls, value: object) -> RecordedOptions:
+        """Return the options of a header; raises `ValueError` when they are not of this form."""
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object a header holds."""
+        return {
+            **{name: getattr(self, name) for name in self.__struct_fields__},
+            "only": None if self.only is None else list(self.only),
+        }

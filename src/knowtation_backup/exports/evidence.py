@@ -181,14 +181,12 @@ class EvidenceWriter:
         """
         packing = zlib.compressobj(6, zdict=_DICTIONARY)
         packed = packing.compress(reply.reply) + packing.flush()
-        head = {"number": number, **question.to_json()}
-        if question.secret_names:
-            head["arg_sha256"] = hashlib.sha256(arg).hexdigest()
-        question_bytes = dumps(head)
+        arg_sha256 = hashlib.sha256(arg).digest() if question.secret_names else None
+        head = _head(number, question, arg_sha256)
         evidence = CallEvidence.of(reply)
         with self._lock:
             call = evidence.to_cbor(self._book)
-            parts = (_LENGTH.pack(len(question_bytes)), question_bytes, _LENGTH.pack(len(call)), call, packed)
+            parts = (_LENGTH.pack(len(head)), head, _LENGTH.pack(len(call)), call, packed)
             self._file.write(_frame(b"R", *parts))
             self._first_ns = min(self._first_ns or reply.time_ns, reply.time_ns)
             self._last_ns = max(self._last_ns, reply.time_ns)
@@ -252,6 +250,8 @@ class EvidenceFile:
             raise _damaged("its digest does not match")
         end = _json(last[1 : -len(digest)])
         header = EvidenceHeader.from_json(_json(frames[0][0][1:]))
+        if header.to_bytes() != frames[0][0][1:]:
+            raise _damaged("its header holds more than a header")
         book = DelegationBook.from_cbor(bytes(frames[-2][0][1:]))
         records = sorted((_record(content[1:], book) for content, _ in frames[1:-2]), key=lambda record: record.number)
         if end["replies"] != len(records) or len({record.number for record in records}) != len(records):
@@ -278,13 +278,17 @@ def _record(content: memoryview, book: DelegationBook) -> EvidenceRecord:
     number = value["number"]
     if not isinstance(number, int) or not 0 < number < 2**63:
         raise _damaged("a reply has no number")
-    return EvidenceRecord(
-        number=number,
-        question=Question.from_json(value),
-        arg_sha256=bytes.fromhex(value["arg_sha256"]) if "arg_sha256" in value else None,
-        evidence=CallEvidence.from_cbor(bytes(call), book),
-        packed=packed,
-    )
+    question = Question.from_json(value)
+    arg_sha256 = bytes.fromhex(value["arg_sha256"]) if question.secret_names else None
+    if _head(number, question, arg_sha256) != head:
+        raise _damaged("a reply holds more than a question")
+    evidence = CallEvidence.from_cbor(bytes(call), book)
+    return EvidenceRecord(number=number, question=question, arg_sha256=arg_sha256, evidence=evidence, packed=packed)
+
+
+def _head(number: int, question: Question, arg_sha256: bytes | None) -> bytes:
+    value = {"number": number, **question.to_json()}
+    return dumps(value if arg_sha256 is None else value | {"arg_sha256": arg_sha256.hex()})
 
 
 def _sized(content: memoryview) -> tuple[memoryview, memoryview]:

@@ -14,7 +14,7 @@ import datetime as dt
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -31,6 +31,7 @@ from ..model.moments import parse_iso
 from ..model.reports import Finding
 from .attestations import ATTESTATION_KIND, AttestationCapture
 from .capture import ExportCapture
+from .certified import RecordedOptions
 from .evidence import EvidenceFile, EvidenceRecord
 from .forms import Form, FullForm, RecordsForm, SingleVaultForm
 from .options import ExportOptions
@@ -42,7 +43,6 @@ _HTTP_METHODS: Final = frozenset({"http_request", "http_request_update"})
 _MAX_FINDINGS: Final = 1000
 _PLACEHOLDER: Final = "not-the-key"
 """Stands where a secret was; replies are found without it."""
-_FORMS: Final[Mapping[str, str]] = {FullForm.kind: "full", RecordsForm.kind: "records"}
 
 
 @attrs.frozen(kw_only=True)
@@ -332,19 +332,23 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
             canister_id=str(header.canister_id),
             taken_at=taken_at,
         )
-    settings: dict[str, Any] = dict(header.options)
-    only, reply_bytes = settings.pop("only"), settings.pop("reply_bytes")
+    recorded = RecordedOptions.from_json(header.options)
     known = file.known_paths
     options = ExportOptions(
-        **settings,
-        payload=_FORMS.get(header.kind, "full"),  # type: ignore[arg-type]  # checked there
+        on_error=recorded.on_error,
+        consistency=recorded.consistency,
+        payload="records" if header.kind == RecordsForm.kind else "full",
+        extra_users=recorded.extra_users,
+        extra_vaults=recorded.extra_vaults,
+        extra_vaults_of=recorded.extra_vaults_of,
+        index_page_size=recorded.index_page_size,
         concurrency=1,
         raw_replies_bytes=1 << 40,
         known_paths=lambda user_id, vault_id: known.get((user_id, vault_id), ()),
     )
-    form: Form = {"full": FullForm, "records": RecordsForm}[options.payload]()
-    if only is not None:
-        form = SingleVaultForm(only[1])
+    form: Form = RecordsForm() if options.payload == "records" else FullForm()
+    if recorded.only is not None:
+        form = SingleVaultForm(recorded.only[1])
     if form.kind != header.kind:
         message = f"there is no export of kind {header.kind!r:.80}"
         raise ConfigurationError(message)
@@ -353,7 +357,7 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
         HubAddress(scheme="http", host=f"{header.canister_id}.localhost"),  # never asked: the replay is its carrier
         operator_key=_PLACEHOLDER,
         gateway_secret=_PLACEHOLDER if "x-gateway-auth" in withheld else None,
-        limits=HubLimits(reply_bytes=reply_bytes),
+        limits=HubLimits(reply_bytes=recorded.reply_bytes),
     )
     stack.callback(hub.close)
     return ExportCapture(
@@ -363,6 +367,6 @@ def _capture(file: EvidenceFile, replay: _Replay, stack: contextlib.ExitStack) -
         taken_at=taken_at,
         observer=ignore_events,
         monotonic=lambda: 0.0,
-        only=None if only is None else (only[0], only[1]),
-        carrier=CalledHub(replay, header.canister_id.raw, reply_bytes),
+        only=recorded.only,
+        carrier=CalledHub(replay, header.canister_id.raw, recorded.reply_bytes),
     )

@@ -227,8 +227,11 @@ class NewSnapshotDirectory:
             hint = "choose another place, or move away what is there"
             raise BlobExistsError(f"there is something at {self.path} already", hint=hint, path=str(self.path))
         progress_fd = self._file("progress", partial_fd)
-        if restart:
+        if restart or os.fstat(progress_fd).st_size < _HEAD_BYTES:
             os.ftruncate(progress_fd, 0)
+            # Nobody knows what is there, and files that the new snapshot does not have would be published with it.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.partial_path / "data")
         self._progress = Progress(progress_fd)
         if not self._progress.restore(origin + b"\0" + self.metadata_bytes):
             raise ConfigurationError(

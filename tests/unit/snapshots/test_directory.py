@@ -377,6 +377,21 @@ def test_another_snapshot_is_not_mixed_in(tmp_path: Path) -> None:
         assert directory.done == set()
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_nothing_of_another_snapshot_is_published(tmp_path: Path, *, restart: bool) -> None:
+    with NewSnapshotDirectory(tmp_path / "s", METADATA) as directory:
+        fill(directory)
+        directory.add_file("provenance.cbor", [b"of another"])
+        if not restart:
+            (directory.partial_path / "progress").unlink()
+    other = attrs.evolve(METADATA, wasm_memory_size=0, wasm_chunk_store=())
+    with NewSnapshotDirectory(tmp_path / "s", other, restart=restart) as directory:
+        fill(directory)
+        path = directory.publish()
+    assert set(tree(path)) == {"metadata.json", "wasm_module.bin", "stable_memory.bin"}
+    assert SnapshotDirectory.findings(path) == ()
+
+
 def test_two_do_not_write_to_one_place(tmp_path: Path) -> None:
     with NewSnapshotDirectory(tmp_path / "s", METADATA), pytest.raises(ConfigurationError) as caught:
         NewSnapshotDirectory(tmp_path / "s", METADATA)

@@ -53,7 +53,7 @@ class DownloadOptions:
     """
 
     concurrency: int = attrs.field(default=112, validator=whole_number(1))
-    answers_in_memory: int = attrs.field(default=16, validator=whole_number(1))
+    answers_in_memory: int = attrs.field(default=12, validator=whole_number(1))
     deadline_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     call_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     progress_seconds: float = attrs.field(default=1.0, validator=above(0))

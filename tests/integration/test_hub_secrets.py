@@ -224,7 +224,7 @@ def test_hub_20_a_network_that_is_down_changes_nothing(place: Place) -> None:
 
 
 def test_hub_20_a_hub_that_ignores_the_change_is_noticed(place: Place) -> None:
-    # The ledger has no such method and rejects it; a hub that takes it and goes on as before is made up.
+    # Made up: the change is executed, and the read afterwards answers as if another key were in force.
     secrets = place.secrets()
     secrets._report = lambda operator_key: place.secrets().check("x" * 40)  # type: ignore[method-assign]  # noqa: ARG005
     with pytest.raises(SourceError) as caught:

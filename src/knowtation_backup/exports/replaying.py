@@ -94,7 +94,7 @@ class EvidenceReport:
 
 def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest optional
     evidence: bytes | Iterable[bytes],
-    payload: Iterable[bytes],
+    payload: bytes | Iterable[bytes],
     *,
     root_key: bytes = MAINNET_ROOT_KEY,
     canister_id: Principal | str | None = None,
@@ -108,7 +108,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
 
     Args:
         evidence: The side file ``certified-replies.bin``.
-        payload: The plain payload, in chunks of any size.
+        payload: The plain payload, whole or in chunks of any size.
         root_key: Of the network, in DER form.
         canister_id: Whose replies are expected; `None` for whatever canister the evidence names.
         operator_key: With it (and the gateway secret, where the hub has one), the arguments of the calls are checked to
@@ -120,6 +120,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
         IntegrityError: Kind ``bad_evidence``: it is damaged or malformed.
     """
     data = evidence if isinstance(evidence, bytes) else b"".join(evidence)
+    chunks = (payload,) if isinstance(payload, bytes) else payload
     file = EvidenceFile.parse(data)
     given = {
         "x-operator-export-key": secret_text(operator_key, "operator_key"),
@@ -127,7 +128,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
     }
     secrets = {name: value for name, value in given.items() if value is not None}
     expected = None if canister_id is None else Principal.parse(canister_id)
-    return _Check(file=file, root_key=root_key, secrets=secrets, expected=expected).report(payload)
+    return _Check(file=file, root_key=root_key, secrets=secrets, expected=expected).report(chunks)
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -336,11 +336,13 @@ def test_every_cut_and_every_flipped_byte_of_the_progress_is_survived(tmp_path: 
     with NewSnapshotDirectory(tmp_path / "s", small) as directory:
         directory.write(part, b"\0asm1234", evidence=b"e")
         progress = directory.partial_path / "progress"
+        data = directory.partial_path / "data" / "wasm_module.bin"
     whole = progress.read_bytes()
     for place in range(len(whole)):
         progress.write_bytes(whole[:place])
         with NewSnapshotDirectory(tmp_path / "s", small) as directory:
             assert directory.done == set()
+        data.write_bytes(b"\0asm1234")
         damaged = bytearray(whole)
         damaged[place] ^= 0x40
         progress.write_bytes(damaged)

@@ -64,6 +64,11 @@ class Process:
     def snapshots(self, canister_id: Principal) -> set[SnapshotId]:
         return set(self.manager.list(canister_id).ids)
 
+    def counted(self) -> int:
+        """Return the state of the first canister."""
+        reply = self.management.agent.query(self.ids[0], "get", b"DIDL\x00\x00")
+        return int.from_bytes(reply[-8:], "little")
+
     def running(self, canister_id: Principal) -> bool:
         return self.management.canister_status(canister_id, certified=True).run_state is RunState.RUNNING
 
@@ -109,6 +114,8 @@ def clean(operation: str, here: Process) -> None:
         here.manager.delete(here.ids[0], taken, confirm=here.ids[0])
     if operation == "load" and not len(here.manager.list(here.ids[0])):
         here.manager.take(here.ids[0], confirm=here.ids[0])
+    here.management.agent.call(here.ids[0], "inc", b"DIDL\x00\x00")
+    (here.journal.directory.parent / "counted").write_text(str(here.counted()))
 
 
 def recovered(operation: str, here: Process) -> None:
@@ -116,6 +123,7 @@ def recovered(operation: str, here: Process) -> None:
     journaled = {entry.canister_id for entry in here.journal.entries()}
     for canister_id in here.ids:
         assert here.running(canister_id) or canister_id in journaled, "stopped, and nobody knows"
+    half_loaded = any(entry.pending == "load" for entry in here.journal.entries())
     known = {item: {SnapshotId(raw) for raw in _known(here, item)} for item in here.ids}
     report = here.manager.recover()
     assert report.ok, str(report)
@@ -127,6 +135,8 @@ def recovered(operation: str, here: Process) -> None:
         if canister_id in journaled:
             for snapshot_id in here.snapshots(canister_id) - known[canister_id]:
                 assert str(snapshot_id) in told, "a snapshot that nobody names"
+    if half_loaded:
+        assert here.counted() == int((here.journal.directory.parent / "counted").read_text()), "half a load was left"
     if operation == "group":
         assert len({len(here.snapshots(item)) for item in here.ids}) == 1, "a part of a group was kept"
     run(operation, here)
@@ -162,8 +172,8 @@ def main(arguments: list[str]) -> int:
         return 1
     for number in range(100):
         killed = False
-        # Right after one call is nearly right before the next one: for long operations, one of both will do.
-        for after in (False, True) if operation == "take" else (number % 2 == 1,):
+        # Right after one call is nearly right before the next one: in long operations it stands for both.
+        for after in (False, True) if operation == "take" or number == 0 else (True,):
             status = forked(lambda: run(operation, process(arguments, number, after=after)))  # noqa: B023 - at once
             killed = os.WIFSIGNALED(status)
             if not killed and status:

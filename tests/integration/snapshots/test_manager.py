@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 from snapshot_stage import ANONYMOUS, SECOND, SnapshotStage, counter_wasm, new_manager, refusing, snapshot_stage
 
@@ -76,6 +77,7 @@ def test_canisters_are_taken_one_after_the_other_in_the_order_given(stage: Snaps
     assert {item: stage.snapshots(item) for item in (first, second)} == {
         item: {snapshot} for item, snapshot in report.snapshots.items()
     }
+    assert not any("/query" in request.path for request in stage.network.requests.entries), "one node was believed"
     lifecycle = [name for name in stage.transport.calls if name in {"stop_canister", "start_canister"}]
     assert lifecycle == ["stop_canister", "start_canister"] * 2
     assert stage.running(first)
@@ -403,6 +405,24 @@ def test_interrupting_again_and_again_does_not_keep_a_canister_stopped(stage: Sn
         manager.take(canister, confirm=canister)
     assert stage.running(canister)
     assert manager.recover().ok
+
+
+def test_interrupting_every_start_does_not_keep_a_canister_stopped(
+    stage: SnapshotStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canister = stage.canister(3)
+    handle = type(stage.transport).handle_request
+
+    def interrupted(transport: Any, request: httpx.Request) -> httpx.Response:
+        if b"start_canister" in request.read():
+            signal.raise_signal(signal.SIGINT)
+        return handle(transport, request)
+
+    monkeypatch.setattr(type(stage.transport), "handle_request", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stage.manager.take(canister, confirm=canister)
+    assert stage.running(canister)
+    assert stage.manager.recover().results == ()
 
 
 def test_an_observer_that_raises_ends_the_operation_and_not_the_canister(stage: SnapshotStage) -> None:

@@ -35,6 +35,7 @@ from knowtation_backup.model.events import Event
 from knowtation_backup.model.ids import ANONYMOUS, Principal, SnapshotId
 from knowtation_backup.sandbox import (
     Answer,
+    ManagementOptions,
     ResetAfterExecution,
     ResetBeforeExecution,
     SandboxNetwork,
@@ -296,6 +297,32 @@ def test_other_bytes_in_the_directory_than_before_are_noticed(site: Site) -> Non
     (site.path / "wasm_memory.bin").write_bytes(module)
     report = site.upload(options=attrs.evolve(OPTIONS, read_back=False))
     assert report.repaired_parts == 1
+
+
+def test_a_canister_that_has_written_much_is_waited_for(state_wasm: bytes, tmp_path: Path) -> None:
+    """The network says so with one code for the metadata and with another one for the parts."""
+    limit = 50 << 20
+    with SandboxNetwork(tick_seconds=None, management=ManagementOptions(heap_delta_limit_bytes=limit)) as network:
+        waits: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            network.clock.advance(seconds)
+
+        with Agent(
+            "http://127.0.0.1:1", root_key=network.root_key, transport=network.transport(), sleep=sleep
+        ) as agent:
+            management = ManagementCanister(agent)
+            canister = prepared(network, management, state_wasm, tmp_path / "snapshot")
+
+            def exhaust(event: Event) -> None:
+                if event.name in {"upload.started", "upload.began"}:
+                    network.canisters[canister.raw].heap_delta_debit = 300 << 20
+
+            report = upload(management, tmp_path / "snapshot", canister, options=OPTIONS, observer=exhaust)
+    assert report.retries >= 2
+    assert len(waits) == report.retries
+    assert report.lowest_concurrency == 1
 
 
 # -- replacing --------------------------------------------------------------------------------------------------------

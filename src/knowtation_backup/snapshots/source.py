@@ -36,6 +36,14 @@ _MODE: Final = 0o600
 _END: Final = bytes(2 * tarfile.BLOCKSIZE)
 
 
+def _principal(value: Principal | str) -> Principal:
+    return Principal.parse(value)
+
+
+def _snapshot(value: SnapshotId | str) -> SnapshotId:
+    return SnapshotId.parse(value)
+
+
 @attrs.frozen(kw_only=True)
 class CanisterSource:
     """
@@ -49,8 +57,8 @@ class CanisterSource:
     """
 
     management: ManagementCanister = attrs.field(repr=False)
-    canister_id: Principal = attrs.field(converter=Principal.parse)
-    snapshot_id: SnapshotId = attrs.field(converter=SnapshotId.parse)
+    canister_id: Principal = attrs.field(converter=_principal)
+    snapshot_id: SnapshotId = attrs.field(converter=_snapshot)
     options: DownloadOptions = attrs.field(factory=DownloadOptions)
 
     def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> CanisterCapture:

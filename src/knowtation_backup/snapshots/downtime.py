@@ -188,13 +188,12 @@ class Downtime:
         self._site.journal.write(member.entry)
         if not member.entry.was_running:
             return
-        self._begun_at = self._begun_at or self._site.monotonic()
+        self._site.tell("snapshot.canister_stopping", canister_id=str(canister_id), operation=member.entry.operation)
+        if self._begun_at is None:
+            self._begun_at = self._site.monotonic()
         member.stopped_at = self._site.monotonic()
         member.attempted = True
         try:
-            self._site.tell(
-                "snapshot.canister_stopping", canister_id=str(canister_id), operation=member.entry.operation
-            )
             self._site.management.stop(canister_id, deadline_seconds=self.left_seconds(self._site.options.stop_seconds))
         except BaseException as error:
             member.unsettled = may_still_run(error)
@@ -253,8 +252,9 @@ class Downtime:
             # Something is left only when the work itself was ended from outside.
             if any(member.touched for member in self._members.values()):
                 uninterrupted(lambda: self._finish(failed=error is not None))
+        self._raise_down(error)
         for member in self._members.values():
-            if (member.unsettled or member.watch is not None) and member.down is None:
+            if member.down is None and (member.unsettled or member.watch is not None):
                 self._settle(member)
         self._raise_down(error)
         if interruption is not None and (error is None or isinstance(error, Exception)):

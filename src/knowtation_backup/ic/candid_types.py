@@ -1,5 +1,5 @@
 """
-Writing Candid: the few types that arguments of the management canister have.
+Writing Candid: the few types that arguments of the methods called here have.
 
 The bytes are determined by type and value alone. The table of types is written in the order in which a walk from the
 outermost type meets them, equal types once: what the Rust libraries behind ``icp`` and ``dfx`` write as well.
@@ -10,16 +10,16 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
 
 from .candid_values import label
-from .wire import Buffer, leb128
+from .wire import Buffer, leb128, leb128_signed
 
 __all__ = ["BLOB", "BOOL", "NAT", "NAT64", "NULL", "PRINCIPAL", "TEXT", "Opt", "Record", "Type", "Variant", "Vec"]
-__all__ += ["FLOAT32", "FLOAT64", "INT32", "INT64", "encode", "encode_parts"]
+__all__ += ["FLOAT32", "FLOAT64", "INT32", "INT64", "Argument", "encode", "encode_arguments", "encode_parts"]
 
 
 @attrs.frozen
@@ -43,25 +43,29 @@ class Vec:
     inner: Type
 
 
-def _sorted_by_number(fields: Mapping[str, Type]) -> tuple[tuple[int, str, Type], ...]:
+_Fields: TypeAlias = "tuple[tuple[int, str | int, Type], ...]"
+
+
+def _sorted_by_number(fields: Mapping[Any, Type]) -> _Fields:
     return tuple(sorted((label(name), name, kind) for name, kind in fields.items()))
 
 
 @attrs.frozen
 class Record:
-    """Values by name, given as a mapping."""
+    """Values by name, or by number as in tuples, given as a mapping."""
 
-    fields: tuple[tuple[int, str, Type], ...] = attrs.field(converter=_sorted_by_number)
+    fields: _Fields = attrs.field(converter=_sorted_by_number)
 
 
 @attrs.frozen
 class Variant:
     """One case, given as its name and value."""
 
-    cases: tuple[tuple[int, str, Type], ...] = attrs.field(converter=_sorted_by_number)
+    cases: _Fields = attrs.field(converter=_sorted_by_number)
 
 
 Type: TypeAlias = Primitive | Opt | Vec | Record | Variant
+Argument: TypeAlias = tuple[Type, Any]
 
 NULL: Final = Primitive(-1)
 BOOL: Final = Primitive(-2)
@@ -85,28 +89,39 @@ def encode(kind: Type, value: Any) -> bytes:
     return b"".join(encode_parts(kind, value))
 
 
+def encode_arguments(*arguments: Argument) -> bytes:
+    """Return the message with any number of arguments, each a type and a value."""
+    return b"".join(_parts(arguments))
+
+
 def encode_parts(kind: Type, value: Any) -> list[Buffer]:
     """Return the message in parts, the blobs as they were given: nothing of them is copied."""
+    return _parts([(kind, value)])
+
+
+def _parts(arguments: Sequence[Argument]) -> list[Buffer]:
     table: list[bytes] = []
-    reference = _reference(kind, table, {})
-    parts: list[Buffer] = [b"DIDL" + leb128(len(table)) + b"".join(table) + b"\x01" + reference]
-    _append(kind, value, parts)
+    known: dict[Type, bytes] = {}
+    references = b"".join(_reference(kind, table, known) for kind, _ in arguments)
+    parts: list[Buffer] = [b"DIDL" + leb128(len(table)) + b"".join(table) + leb128(len(arguments)) + references]
+    for kind, value in arguments:
+        _append(kind, value, parts)
     return parts
 
 
 def _reference(kind: Type, table: list[bytes], known: dict[Type, bytes]) -> bytes:
     if isinstance(kind, Primitive):
-        return _signed(kind.opcode)
+        return leb128_signed(kind.opcode)
     if kind in known:
         return known[kind]
     position = len(table)
-    known[kind] = reference = _signed(position)
+    known[kind] = reference = leb128_signed(position)
     table.append(b"")  # its place, before those of its parts
     match kind:
         case Opt(inner) | Vec(inner):
-            entry = _signed(-18 if isinstance(kind, Opt) else -19) + _reference(inner, table, known)
+            entry = leb128_signed(-18 if isinstance(kind, Opt) else -19) + _reference(inner, table, known)
         case Record(fields) | Variant(fields):
-            entry = _signed(-20 if isinstance(kind, Record) else -21) + leb128(len(fields))
+            entry = leb128_signed(-20 if isinstance(kind, Record) else -21) + leb128(len(fields))
             for number, _, part in fields:
                 entry += leb128(number) + _reference(part, table, known)
     table[position] = entry
@@ -151,12 +166,3 @@ def _primitive(opcode: int, value: Any) -> bytes:
     if opcode == PRINCIPAL.opcode:
         return b"\x01" + leb128(len(value.raw)) + bytes(value.raw)
     return b"\x01" if value else b"\x00"
-
-
-def _signed(number: int) -> bytes:
-    encoded = bytearray()
-    while not -64 <= number < 64:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number & 0x7F)
-    return bytes(encoded)

@@ -23,6 +23,8 @@ other ``vec``            `list`
 ``func``                 `FuncValue`
 =======================  ==================================================================
 
+Fields that are only handed back, whatever their type, can be kept as they came: see `RawValue`.
+
 Time and memory are bounded for any input: so many bytes, so many steps, so deep.
 
 Source:
@@ -32,7 +34,7 @@ Source:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -40,9 +42,10 @@ import attrs
 
 from ..errors import SourceError
 from ..model.ids import Principal
-from .wire import Buffer
+from .wire import Buffer, leb128_signed
 
-__all__ = ["MAX_MESSAGE_BYTES", "FloatBits", "FuncValue", "VariantValue", "bad_candid", "decode", "field", "label"]
+__all__ = ["MAX_MESSAGE_BYTES", "FloatBits", "FuncValue", "RawValue", "VariantValue"]
+__all__ += ["bad_candid", "decode", "field", "label"]
 
 MAX_MESSAGE_BYTES: Final = 4 << 20
 """Replies have 2 MiB at most, queries 3."""
@@ -94,16 +97,32 @@ class FuncValue:
     method: str
 
 
+@attrs.frozen(kw_only=True)
+class RawValue:
+    """A value that was read but not converted: its bytes, its type, and the table that the type refers to."""
+
+    head: memoryview = attrs.field(repr=False)
+    """All before the arguments of the message it came in."""
+    type: int
+    data: memoryview = attrs.field(repr=False)
+
+    def message(self) -> bytes:
+        """Return a message with this one value, under the type it came with."""
+        return b"".join((self.head, b"\x01", leb128_signed(self.type), self.data))
+
+
 @lru_cache(maxsize=512)
-def label(name: str) -> int:
-    """Return the number that stands for a field or case of this name."""
+def label(name: str | int) -> int:
+    """Return the number that stands for a field or case of this name; numbers, as in tuples, stand for themselves."""
+    if isinstance(name, int):
+        return name
     number = 0
     for byte in name.encode():
         number = (number * 223 + byte) & 0xFFFFFFFF
     return number
 
 
-def field(record: object, name: str) -> Any:
+def field(record: object, name: str | int) -> Any:
     """Return a field of a decoded record by name, `None` when it is not there (or *record* is none)."""
     return record.get(label(name)) if isinstance(record, dict) else None
 
@@ -115,23 +134,29 @@ def bad_candid(what: str) -> SourceError:
     return SourceError(message, kind="bad_candid", hint=hint)
 
 
-def decode(data: Buffer) -> list[Any]:
+def decode(data: Buffer, *, raw: Collection[str] = ()) -> list[Any]:
     """
     Return the values of a message; blobs are views into it.
+
+    Args:
+        data: The message.
+        raw: Names of fields that are kept as a `RawValue`, in any record; of an ``opt``, what is in it, or `None`.
 
     Raises:
         SourceError: Kind ``bad_candid``: it is malformed, longer than `MAX_MESSAGE_BYTES`, or asks for more than that
             many bytes could reasonably hold.
     """
-    return _Reader(data).message()
+    return _Reader(data, frozenset(map(label, raw))).message()
 
 
 class _Reader:
     """One pass over a message."""
 
-    def __init__(self, data: Buffer) -> None:
+    def __init__(self, data: Buffer, raw: frozenset[int]) -> None:
+        self._raw = raw
         self._view = memoryview(data).cast("B")
         self._end = len(self._view)
+        self._head = self._view[:0]
         self._at = 0
         self._steps = _MAX_STEPS
         self._table: list[tuple[int, Any]] = []
@@ -142,6 +167,7 @@ class _Reader:
         if bytes(self._take(4)) != b"DIDL":
             raise bad_candid("it is not Candid")
         self._read_table()
+        self._head = self._view[: self._at]
         arguments = [self._reference() for _ in range(self._count(_MAX_ARGUMENTS))]
         values = [self._value(kind, 0) for kind in arguments]
         if self._at != self._end:
@@ -218,7 +244,18 @@ class _Reader:
         return self._value(inner, depth + 1) if self._flag() else None
 
     def _record(self, fields: list[tuple[int, int]], depth: int) -> dict[int, Any]:
-        return {number: self._value(kind, depth + 1) for number, kind in fields}
+        return {
+            number: (self._kept if number in self._raw else self._value)(kind, depth + 1) for number, kind in fields
+        }
+
+    def _kept(self, reference: int, depth: int) -> RawValue | None:
+        if self._opcode(reference) == _OPT:
+            if not self._flag():
+                return None
+            reference = self._table[reference][1]
+        start = self._at
+        self._value(reference, depth)  # for its end, and so that nothing malformed is handed on
+        return RawValue(head=self._head, type=reference, data=self._view[start : self._at])
 
     def _vector(self, inner: int, depth: int) -> Any:
         if inner == _NAT8:

@@ -30,6 +30,7 @@ __all__ = [
     "content_hash",
     "leb128",
     "leb128_decode",
+    "leb128_signed",
     "request_id",
     "signed_request",
 ]
@@ -52,6 +53,16 @@ def leb128(number: int) -> bytes:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     encoded.append(number)
+    return bytes(encoded)
+
+
+def leb128_signed(number: int) -> bytes:
+    """Return *number* in shortest signed LEB128."""
+    encoded = bytearray()
+    while not -64 <= number < 64:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number & 0x7F)
     return bytes(encoded)
 
 

@@ -15,7 +15,8 @@ from icp_candid import candid as icp_py_core  # type: ignore[import-untyped]  # 
 from knowtation_backup.errors import BackupError, ConfigurationError, SourceError
 from knowtation_backup.ic import candid_types
 from knowtation_backup.ic.candid import metadata_read_arg, snapshot_chunk, snapshot_read_arg, upload_data_arg
-from knowtation_backup.ic.candid_values import MAX_MESSAGE_BYTES, FloatBits, FuncValue, decode, field, label
+from knowtation_backup.ic.candid_values import MAX_MESSAGE_BYTES, FloatBits, FuncValue, RawValue, decode, field, label
+from knowtation_backup.ic.wire import leb128
 from knowtation_backup.model.canisters import SectionName, Slice, SnapshotPart, StoredChunk
 from knowtation_backup.model.ids import Principal, SnapshotId
 from knowtation_backup.sandbox import candid as other
@@ -419,3 +420,52 @@ def test_the_questions_that_archives_were_made_with_never_change() -> None:
 @given(st.integers(0, 1 << 200))
 def test_numbers_are_written_as_the_specification_says(number: int) -> None:
     assert candid_types.encode(candid_types.NAT, number) == other.encode([other.NAT], [number])
+
+
+def test_messages_have_any_number_of_arguments() -> None:
+    nat, pair = candid_types.NAT, candid_types.Record({0: candid_types.TEXT, 1: candid_types.NAT})
+    others = other.Record({0: other.TEXT, 1: other.NAT})
+    assert candid_types.encode_arguments() == b"DIDL\x00\x00"
+    assert candid_types.encode_arguments((nat, 300), (nat, 100)) == other.encode([other.NAT, other.NAT], [300, 100])
+    first, second = {0: "a", 1: 2}, {0: "", 1: 0}
+    expected = other.encode([others, other.NAT, others], [first, 300, second])
+    assert candid_types.encode_arguments((pair, first), (nat, 300), (pair, second)) == expected
+
+
+def test_a_field_can_be_named_by_its_number() -> None:
+    (pair,) = decode(other.encode([other.Record({0: other.TEXT, 1: other.NAT})], [{0: "a", 1: 2}]))
+    assert (field(pair, 0), field(pair, 1), field(pair, 2)) == ("a", 2, None)
+
+
+@given(messages(), st.booleans())
+@settings(deadline=None)
+def test_values_kept_raw_are_messages_of_the_same_value(drawn: Typed, nested: bool) -> None:  # noqa: FBT001 - drawn
+    kind, value = drawn
+    record = other.Record({"before": other.NAT, "kept": kind, "zero": other.TEXT})
+    outer: Any = other.Vec(record) if nested else record
+    content = {"before": 1, "kept": value, "zero": "x"}
+    (read,) = decode(other.encode([outer], [[content] if nested else content]), raw=["kept"])
+    found = read[0] if nested else read
+    assert (field(found, "before"), field(found, "zero")) == (1, "x")
+    kept = field(found, "kept")
+    if isinstance(kind, other.Opt):
+        assert (kept is None) == (value is None)
+        kind = kind.inner
+    if kept is not None:
+        assert isinstance(kept, RawValue)
+        assert other.decode(kept.message(), [kind]) == other.decode(other.encode([kind], [value]), [kind])
+
+
+def test_values_kept_raw_are_checked_all_the_same() -> None:
+    good = other.encode([other.Record({"kept": other.Vec(other.TEXT)})], [{"kept": ["ab"]}])
+    (read,) = decode(good, raw=["kept"])
+    assert field(read, "kept").data.obj is good
+    for bad in (good[:-1], good + b"x", good[:-1] + b"\xff", good.replace(b"\x01\x02ab", b"\x09\x02ab")):
+        with pytest.raises(SourceError):
+            decode(bad, raw=["kept"])
+
+
+def test_a_value_kept_raw_that_nests_without_end_is_refused() -> None:
+    endless = b"DIDL\x01\x6c\x01" + leb128(label("kept")) + b"\x00\x01\x00"
+    with pytest.raises(SourceError, match="too deep"):
+        decode(endless, raw=["kept"])

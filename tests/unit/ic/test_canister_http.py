@@ -25,6 +25,11 @@ PLAIN: dict[str, candid.CandidType] = {
 TOKEN = candid.Record({"key": candid.TEXT, "index": candid.NAT, "token": candid.Opt(candid.NAT8)})
 CALLBACK = candid.Record({"callback": candid.Func((TOKEN,), (candid.RESERVED,), (1,)), "token": TOKEN})
 STREAMED = candid.Record(PLAIN | {"streaming_strategy": candid.Opt(candid.Variant({"Callback": CALLBACK}))})
+STREAMING_ARG = (
+    "4449444c0b6c05a2f5ed880401c6a4a19806029ce9c6990604b09699e20c059aa1b2f90c7a6d7b6d036c02007101716e7e6e066b01e5abe1"
+    "c505076c02f985aea10108c5b39af8070a6c039f93c60271f985aea1010992b6d2f00b7d6e7b6a01080170010101080161010703"
+)
+"""What a stored question holds: the types as they came, and the token."""
 
 
 def reply(**fields: Any) -> bytes:
@@ -36,6 +41,14 @@ def reply(**fields: Any) -> bytes:
 def test_requests_are_those_of_the_gateway(url: str, headers: list[tuple[str, str]], body: bytes) -> None:
     message = {"method": "GET", "url": url, "headers": [{0: name, 1: text} for name, text in headers], "body": body}
     assert http_request_arg("GET", url, headers, body) == gateway_messages.encode_update(message)
+
+
+def test_the_requests_that_evidence_was_made_with_never_change() -> None:
+    headers = [("x-user-id", "u1"), ("accept", "application/json")]
+    assert http_request_arg("GET", "/api/v1/x?a=é", headers).hex() == (
+        "4449444c046c04efd6e40271e1edeb4a71a2f5ed880401c6a4a19806026d7b6d036c020071017101000e2f6170692f76312f783f613dc3a9"
+        "03474554000209782d757365722d696402753106616363657074106170706c69636174696f6e2f6a736f6e"
+    )
 
 
 def test_another_decoder_reads_the_request() -> None:
@@ -70,6 +83,7 @@ def test_a_streaming_token_is_handed_back_as_it_came() -> None:
     streaming = decode_http_response(candid.encode([STREAMED], [fields])).streaming
     assert streaming is not None
     assert (streaming.canister_id, streaming.method) == (b"\x01\x02", "more")
+    assert streaming.arg.hex() == STREAMING_ARG
     (value,) = candid.decode(streaming.arg, [TOKEN])
     assert (value["key"], value["index"], value["token"] is None) == ("a", 3, False)
     assert gateway_messages.decode_response(candid.encode([STREAMED], [fields])).streaming is not None

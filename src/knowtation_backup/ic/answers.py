@@ -19,13 +19,15 @@ from .cbor import Buffer, CborError, decode
 from .rejections import blotted
 from .sending import HttpAnswer
 
-__all__ = ["OVERLOADED", "http_refusal", "is_missing_endpoint", "is_overload", "malformed", "outer_map"]
+__all__ = ["OVERLOADED", "http_refusal", "is_missing_endpoint", "is_overload", "malformed"]
+__all__ += ["may_have_passed", "outer_map"]
 
 OVERLOADED: Final = "overloaded"
 
 _PATIENT: Final = frozenset({429, 503})
 """Statuses of a network that is there but busy; they are waited out."""
 _TRANSIENT: Final = frozenset({408, 425, *range(500, 600)}) - {501, 505}
+_AMBIGUOUS: Final = frozenset(range(500, 600)) - {501, 503, 505}
 _IDENTITY_TEXTS: Final = (
     "Invalid signature",
     "Missing signature",
@@ -48,6 +50,16 @@ def is_overload(error: BackupError) -> bool:
 def is_missing_endpoint(answer: HttpAnswer) -> bool:
     """Whether the node does not know this version of the interface (and not merely what was asked for in it)."""
     return answer.status == 404 and not _text(answer).startswith("Invalid path") and "canister" not in answer.cause
+
+
+def may_have_passed(answer: HttpAnswer) -> bool:
+    """
+    Whether the request may have reached a node although this is the answer to it.
+
+    Gateways and boundary nodes answer 5xx when what they passed the request on to did not answer them; nodes themselves
+    answer 503 before they accept anything.
+    """
+    return answer.status in _AMBIGUOUS or (answer.status == 503 and answer.cause.startswith("replica"))
 
 
 def http_refusal(answer: HttpAnswer, *, now: dt.datetime, arg: bytes = b"") -> BackupError:

@@ -24,7 +24,7 @@ import attrs
 from ..errors import BackupError, CertificateError, OutcomeUnknownError, RejectedError, SourceUnavailableError
 from ..model.events import Event
 from ..model.ids import Principal
-from .answers import is_overload, malformed, outer_map
+from .answers import is_overload, malformed, may_have_passed, outer_map
 from .certificate import Certificate
 from .evidence import CertifiedReply
 from .hash_tree import Absent, Found
@@ -149,7 +149,7 @@ class CallRun:
         if answer.status == 202:
             return None
         if answer.status != 200:
-            message.uncertain = before
+            message.uncertain = before or may_have_passed(answer)
             raise link.refusal(answer, joined(self.arg))
         fields = outer_map(answer.body, route=self._route)
         if fields.get("status") == "non_replicated_rejection" or "reject_code" in fields:

@@ -309,9 +309,44 @@ def test_other_failures_of_nodes_are_repeated_a_few_times(
 ) -> None:
     network.faults.add(Answer(status=status), endpoint="call")
     with pytest.raises(SourceUnavailableError) as caught:
-        agent.call(counter, "inc", NOTHING)
+        agent.call(counter, "inc", NOTHING, repeatable=True)
     assert caught.value.kind == "network_unavailable"
+    assert caught.value.context.get("may_have_run", False) == (status >= 500)
     assert len(boundary.requests) == 3
+
+
+@pytest.mark.parametrize(("status", "cause"), [(500, ""), (502, ""), (504, ""), (503, "replica_error")])
+def test_a_gateway_that_lost_its_node_may_have_passed_the_call_on(
+    agent: Agent, boundary: Boundary, counter: Principal, count: Count, status: int, cause: str
+) -> None:
+    def change(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if not request.url.path.endswith("/call"):
+            return response
+        return httpx.Response(status, headers={"x-ic-error-cause": cause})
+
+    boundary.change = change
+    assert number(agent.call(counter, "inc", NOTHING).reply) == 1
+    assert count() == 1
+    boundary.change = None
+    boundary.inner = _Swallowing(boundary.inner, status, cause)
+    with pytest.raises(SourceUnavailableError) as caught:
+        agent.call(counter, "inc", NOTHING)
+    assert caught.value.kind == "not_executed"
+    assert count() == 1
+
+
+@attrs.frozen
+class _Swallowing(httpx.BaseTransport):
+    """Answers calls itself, as a gateway that could not reach its node."""
+
+    inner: httpx.BaseTransport
+    status: int
+    cause: str
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/call"):
+            return httpx.Response(self.status, headers={"x-ic-error-cause": self.cause})
+        return self.inner.handle_request(request)
 
 
 # Rejections

@@ -345,7 +345,8 @@ class Downtime:
         cause = next(iter(down.values())).__cause__
         failure = _down_error(list(down), self._site.options.start_attempts, cause)
         if error is not None and not isinstance(error, Exception):
-            error.add_note(str(failure))  # an interruption stays one
+            if str(failure) not in getattr(error, "__notes__", ()):
+                error.add_note(str(failure))  # an interruption stays one
             return
         raise failure from (error or cause)
 

@@ -11,6 +11,7 @@ import attrs
 import httpx
 import pytest
 from ic import candid
+from ic.candid import Types
 
 from knowtation_backup import Agent, CaptureResult, Ktb1Codec, MemorySink, Pipeline, verify_export_evidence
 from knowtation_backup.codecs.keys import EncryptionKey
@@ -22,7 +23,6 @@ from knowtation_backup.errors import (
     IntegrityError,
     RejectedError,
 )
-from knowtation_backup.exports import attestations
 from knowtation_backup.exports.attestations import AttestationCapture, AttestationExporter, LedgerPrefix
 from knowtation_backup.model.ids import Principal
 from knowtation_backup.sandbox import SandboxNetwork, Tamper
@@ -147,9 +147,21 @@ def test_a_canister_without_a_ledger_is_named(place: Place) -> None:
 # What a single replica may answer instead, over a transport that makes it up.
 
 
-def answer(method: str, value: dict[str, Any]) -> bytes:
-    kind = attestations._STATS if method == "getStats" else attestations._LIST
+TEXTS = ("id", "action", "path", "timestamp", "content_hash", "sig", "stored_at")
+STATS = {"total": Types.Nat, "next_seq": Types.Nat}
+RECORD = {**dict.fromkeys(TEXTS, Types.Text), "seq": Types.Nat}
+
+
+def listing(record: dict[str, Any] = RECORD, total: Any = Types.Nat) -> Any:
+    return Types.Record({"records": Types.Vec(Types.Record(record)), "total": total})
+
+
+def encoded(kind: Any, value: Any) -> bytes:
     return bytes(candid.encode([{"type": kind, "value": value}]))
+
+
+def answer(method: str, value: dict[str, Any]) -> bytes:
+    return encoded(Types.Record(STATS) if method == "getStats" else listing(), value)
 
 
 def replica(respond: Callable[[str, list[int]], Any]) -> Callable[[str, bytes], bytes]:
@@ -161,8 +173,7 @@ def replica(respond: Callable[[str, list[int]], Any]) -> Callable[[str, bytes], 
 
 
 def record(seq: int) -> dict[str, Any]:
-    texts = dict.fromkeys(("id", "action", "path", "timestamp", "content_hash", "sig", "stored_at"), "x")
-    return {**texts, "seq": seq}
+    return {**dict.fromkeys(TEXTS, "x"), "seq": seq}
 
 
 def ledger(
@@ -210,6 +221,64 @@ def test_hub_22_what_does_not_add_up_is_named(
     with pytest.raises(expected) as caught:
         export(respond)
     assert caught.value.kind == kind
+
+
+HOSTILE = b"DIDL\x01\x6d\x7f\x01\x00\xff\xff\xff\xff\x7f"
+"""Announces billions of values that take no bytes."""
+
+
+@pytest.mark.parametrize(
+    ("method", "reply"),
+    [
+        ("getStats", HOSTILE),
+        ("getStats", encoded(Types.Nat, 1)),
+        ("getStats", encoded(Types.Record({"total": Types.Nat}), {"total": 1})),
+        ("getStats", encoded(Types.Record({**STATS, "total": Types.Text}), {"total": "1", "next_seq": 2})),
+        ("getStats", encoded(Types.Record({**STATS, "total": Types.Int}), {"total": -1, "next_seq": 2})),
+        ("getStats", encoded(Types.Record({**STATS, "total": Types.Bool}), {"total": True, "next_seq": 2})),
+        ("getStats", answer("getStats", {"total": 1, "next_seq": 2}) + b"x"),
+        ("listAttestations", HOSTILE),
+        ("listAttestations", encoded(Types.Vec(Types.Nat), [1])),
+        ("listAttestations", encoded(Types.Record({"records": Types.Vec(Types.Nat8)}), {"records": [1]})),
+        ("listAttestations", encoded(listing(total=Types.Text), {"records": [record(1)], "total": "1"})),
+        (
+            "listAttestations",
+            encoded(listing({**RECORD, "sig": Types.Nat}), {"records": [{**record(1), "sig": 1}], "total": 1}),
+        ),
+        ("listAttestations", encoded(listing({"seq": Types.Nat}), {"records": [{"seq": 1}], "total": 1})),
+    ],
+)
+def test_hub_22_replies_of_another_shape_are_named(method: str, reply: bytes) -> None:
+    honest = ledger([1])
+    with pytest.raises(ExportError) as caught:
+        export(lambda asked, numbers: reply if asked == method else honest(asked, numbers))
+    assert caught.value.kind == "bad_reply"
+    assert method in caught.value.message
+
+
+def test_a_newer_ledger_may_tell_more() -> None:
+    honest = ledger([1])
+    more = encoded(Types.Record({**STATS, "since": Types.Text}), {"total": 1, "next_seq": 2, "since": "2026"})
+    assert export(lambda asked, numbers: more if asked == "getStats" else honest(asked, numbers)).counts == {
+        "records": 1
+    }
+
+
+def test_the_questions_that_evidence_was_made_with_never_change() -> None:
+    asked: list[tuple[str, str]] = []
+    honest = replica(ledger(list(range(101))))
+
+    def ask(method: str, arg: bytes) -> bytes:
+        asked.append((method, arg.hex()))
+        return honest(method, arg)
+
+    list(AttestationCapture(ask, canister_id=LEDGER, taken_at=NOW).chunks())
+    assert asked == [
+        ("getStats", "4449444c0000"),
+        ("listAttestations", "4449444c00027d7d0064"),
+        ("listAttestations", "4449444c00027d7d6464"),
+        ("getStats", "4449444c0000"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "x", "rrkah-fqaaa-aaaaa-aaaaq-caj", "é"])

@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import attrs
-from ic import candid
-from ic.candid import Types
 
 from .._checks import at_least
 from .._engine.canonical import dumps
 from ..contracts import Observer, ignore_events
-from ..errors import ConfigurationError, ExportError, IntegrityError
+from ..errors import ConfigurationError, ExportError, IntegrityError, SourceError
 from ..ic.agent import Agent
+from ..ic.candid_types import NAT, encode_arguments
+from ..ic.candid_values import decode, field
 from ..model.events import Event
 from ..model.ids import Principal
 from ..model.moments import iso_ms
@@ -46,9 +46,8 @@ AskMethod: TypeAlias = Callable[[str, bytes], bytes | memoryview]
 _PAGE = 100
 """The most the ledger returns at once (contracts 1.11)."""
 _TEXTS = ("id", "action", "path", "timestamp", "content_hash", "sig")
-_RECORD = Types.Record({**dict.fromkeys((*_TEXTS, "stored_at"), Types.Text), "seq": Types.Nat})
-_LIST = Types.Record({"records": Types.Vec(_RECORD), "total": Types.Nat})
-_STATS = Types.Record({"total": Types.Nat, "next_seq": Types.Nat})
+_RECORD = {**dict.fromkeys((*_TEXTS, "stored_at"), str), "seq": int}
+_STATS = {"total": int, "next_seq": int}
 
 
 def _principal(value: Principal | str) -> Principal:
@@ -183,7 +182,7 @@ class AttestationCapture:
         if self._started:
             raise ConfigurationError("a capture can be read once", kind="capture_consumed")
         self._started = True
-        before = self._ask("getStats", [], _STATS)
+        before = self._stats()
         head = {
             "format_version": 1,
             "kind": self.kind,
@@ -193,15 +192,15 @@ class AttestationCapture:
         yield dumps(head)[:-1] + b',"records":['
         total = before["total"]
         while self._records < total:
-            page = self._ask("listAttestations", [self._records, _PAGE], _LIST)
-            if page["total"] < total or not page["records"]:
+            records, announced = self._page()
+            if announced < total or not records:
                 message = f"the ledger announced {total} records and ends after {self._records}"
                 raise ExportError(message, kind="ledger_short")
-            total = page["total"]
-            yield b"".join(self._take(record) for record in page["records"])
+            total = announced
+            yield b"".join(map(self._take, records))
             self._tell("export.progress", records=self._records, total=total)
         yield b"]}"
-        self._finish(before, self._ask("getStats", [], _STATS))
+        self._finish(before, self._stats())
 
     def _take(self, record: Mapping[str, Any]) -> bytes:
         seq = record["seq"]
@@ -274,28 +273,29 @@ class AttestationCapture:
     def _tell(self, name: str, **fields: Any) -> None:
         self._observer(Event(name=name, fields=fields))
 
-    def _ask(self, method: str, numbers: list[int], expected: Any) -> Mapping[str, Any]:
-        arg = candid.encode([{"type": Types.Nat, "value": number} for number in numbers])
-        reply = bytes(self._ask_method(method, arg))
+    def _stats(self) -> dict[str, Any]:
+        return _fields(self._ask("getStats"), _STATS, "getStats")
+
+    def _page(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the next records, and how many there are in all."""
+        method = "listAttestations"
+        answer = self._ask(method, self._records, _PAGE)
+        found = _fields(answer, {"records": list, "total": int}, method)
+        return [_fields(record, _RECORD, method) for record in found["records"]], found["total"]
+
+    def _ask(self, method: str, *numbers: int) -> Any:
+        reply = self._ask_method(method, encode_arguments(*((NAT, number) for number in numbers)))
         try:
-            (answer,) = candid.decode(reply, expected)
-            return _checked(answer["value"], method)
-        except ExportError:
-            raise
-        except Exception as error:  # the library raises whatever its parsing stumbles over
+            (answer,) = decode(reply)
+        except (SourceError, ValueError) as error:
             raise ExportError(f"the reply of {method} is not the expected Candid", kind="bad_reply") from error
+        return answer
 
 
-def _checked(value: Any, method: str) -> Mapping[str, Any]:
-    """Return the record of a reply after a look at its types: one replica sent it, and nothing is signed."""
-    numbers = [value["total"]]
-    texts: list[Any] = []
-    if method == "getStats":
-        numbers.append(value["next_seq"])
-    else:
-        for record in value["records"]:
-            numbers.append(record["seq"])
-            texts += [record[name] for name in (*_TEXTS, "stored_at")]
-    if all(type(number) is int and number >= 0 for number in numbers) and all(type(text) is str for text in texts):
-        return dict(value)
-    raise ExportError(f"the reply of {method} holds values of other types", kind="bad_reply")
+def _fields(record: object, kinds: Mapping[str, type], method: str) -> dict[str, Any]:
+    """Return fields of a reply after a look at their types: one replica sent it, and nothing is signed."""
+    found = {name: field(record, name) for name in kinds}
+    for name, kind in kinds.items():
+        if type(found[name]) is not kind or (kind is int and found[name] < 0):
+            raise ExportError(f"the reply of {method} holds values of other types", kind="bad_reply")
+    return found

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
-from ic import candid
-from ic.candid import Types
 
 from .._engine.cancellation import Cancellation
 from ..contracts import Clock, utc_now
@@ -27,6 +25,7 @@ from ..hub.encoding import secret_text
 from ..hub.failures import reply_error
 from ..hub.preflight import PreflightReport
 from ..ic.agent import Agent
+from ..ic.candid_types import TEXT, encode
 from ..model.canisters import moment_of
 from ..model.ids import Principal
 from .questions import CalledHub, Question
@@ -267,7 +266,7 @@ class HubSecrets:
 
     def _set(self, method: str, value: str, probe: Callable[[], PreflightReport], expected: str) -> dt.datetime:
         """Call *method*, see that *probe* then has the status *expected*, and return when the change was made."""
-        arg = bytes(candid.encode([{"type": Types.Text, "value": value}]))
+        arg = encode(TEXT, value)
         try:
             changed_at = moment_of(self._agent.call(self._canister_id, method, arg).time_ns)
         except RejectedError as error:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import json
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -16,11 +13,11 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import attrs
 
 from ..errors import ConfigurationError
+from ..model.ids import MANAGEMENT_CANISTER, Principal
 from ..model.json_input import check_nesting
 
 __all__ = ["HubAddress", "is_canister_id"]
 
-_ID_SHAPE = re.compile(r"[a-z2-7]{1,5}(-[a-z2-7]{1,5})+")
 _HOST_SHAPE = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _IC_DOMAINS = ("icp0.io", "ic0.app", "icp-api.io")
 _FULL_EXPORT = ("KNOWTATION_OPERATOR_EXPORT_URL", "KNOWTATION_CANISTER_URL", "KNOWTATION_CANISTER_BACKUP_URL")
@@ -33,18 +30,10 @@ def is_canister_id(text: str) -> bool:
 
     Source: IC interface specification, "Textual representation of principals".
     """
-    if len(text) > 63 or not _ID_SHAPE.fullmatch(text):
-        return False
-    digits = text.replace("-", "")
-    if text != "-".join(digits[i : i + 5] for i in range(0, len(digits), 5)):
-        return False
     try:
-        data = base64.b32decode(digits.upper() + "=" * (-len(digits) % 8))
-    except binascii.Error:
+        return Principal.parse(text) != MANAGEMENT_CANISTER
+    except ConfigurationError:
         return False
-    if base64.b32encode(data).decode().rstrip("=").lower() != digits:
-        return False  # bits beyond the last byte are not zero: another spelling of the same bytes
-    return 4 < len(data) <= 33 and zlib.crc32(data[4:]) == int.from_bytes(data[:4], "big")
 
 
 @attrs.frozen(kw_only=True)

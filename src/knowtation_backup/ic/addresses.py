@@ -7,6 +7,7 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 import attrs
+import httpx
 
 from ..errors import ConfigurationError
 
@@ -59,7 +60,7 @@ class NodeAddress:
             message = f"plain http to {host[:80]} would let anybody on the way read and delay requests"
             hint = "use https; plain http is for networks on this machine"
             raise ConfigurationError(message, kind="insecure_http", hint=hint)
-        bracketed = f"[{host}]" if ":" in host else host
+        bracketed = _ascii(f"[{host}]" if ":" in host else host)
         default_port = {"http": 80, "https": 443}[parts.scheme]
         return cls(scheme=parts.scheme, host=bracketed if port in {None, default_port} else f"{bracketed}:{port}")
 
@@ -73,6 +74,16 @@ class NodeAddress:
     def __str__(self) -> str:
         """Return the URL."""
         return f"{self.scheme}://{self.host}"
+
+
+def _ascii(host: str) -> str:
+    """Return a host as it is connected to: names beyond ASCII, even their dots, are written in many ways."""
+    try:
+        url = httpx.URL(f"https://{host}")
+        url.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        raise ConfigurationError("the network's address holds no host name", kind="bad_url", hint=_HINT) from None
+    return host if host.startswith("[") else url.raw_host.decode("ascii")
 
 
 def _is_this_machine(host: str) -> bool:

@@ -11,6 +11,8 @@ from knowtation_backup.ic.rejections import blotted, rejection
 from knowtation_backup.ic.sending import HttpAnswer
 
 NOW = dt.datetime(2026, 4, 8, 12, 0, tzinfo=dt.UTC)
+_FAR = f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"
+"""A year beyond what calendars can count."""
 
 
 def refusal(status: int, text: str = "", *, cause: str = "", retry_after: str = "", date: str = "") -> BackupError:
@@ -52,7 +54,9 @@ def test_a_canister_that_the_boundary_does_not_know_is_named() -> None:
     assert refusal(400, "error: canister_not_found", cause="canister_not_found").kind == "canister_not_found"
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("Wed, 08 Apr 2026 12:00:30 GMT", 30), ("x", None)])
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("Wed, 08 Apr 2026 12:00:30 GMT", 30), ("x", None), (_FAR, None)]
+)
 def test_retry_after_is_read(header: str, seconds: float | None) -> None:
     assert refusal(503, retry_after=header).context.get("retry_after_seconds") == seconds
 
@@ -136,6 +140,11 @@ def test_what_we_sent_is_blotted_out_of_answers() -> None:
         "icp-api.io",
         "",
         "https://[",
+        "https://a..b",
+        "https://xn--a",
+        "https://\uff49cp-api.io",
+        "https://a\u200b.com",
+        f"https://{'a' * 64}.com",
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused_without_repeating_them(url: str) -> None:
@@ -152,6 +161,7 @@ def test_addresses_that_cannot_be_used_are_refused_without_repeating_them(url: s
         ("https://IC0.app/", True),
         ("https://rdmx6-jaaaa-aaaaa-aaadq-cai.icp0.io:443", True),
         ("https://icp-api.io.:8443", True),
+        ("https://icp-api\u3002io", True),
         ("http://127.0.0.1:4943", False),
         ("http://localhost:8000", False),
         ("http://[::1]:8000", False),

@@ -260,7 +260,7 @@ class CallEvidence:
                 memoryview() as effective_id,
                 memoryview() as certificate,
                 delegation,
-            ] if version == _VERSION:
+            ] if version == _VERSION and not isinstance(expiry, bool):
                 return cls(
                     sender=Principal(bytes(sender)),
                     nonce=None if nonce is None else bytes(nonce),

@@ -282,7 +282,7 @@ FIELDS = cbor2.loads(EVIDENCE.to_cbor())
 
 
 @pytest.mark.parametrize("place", range(len(FIELDS)))
-@pytest.mark.parametrize("value", [None, "text", bytes(40), {}, [1, 2, 3], 77])
+@pytest.mark.parametrize("value", [None, "text", bytes(40), {}, [1, 2, 3], 77, True])
 def test_a_field_of_another_kind_is_refused(place: int, value: object) -> None:
     fields = [*FIELDS]
     fields[place] = value

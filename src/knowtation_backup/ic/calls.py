@@ -62,6 +62,9 @@ class _Message:
 class _NeverRanError(Exception):
     """The network certified that it will never execute the message."""
 
+    only_refused: bool = False
+    """Whether the message was never even taken: going on is what the caller waits for."""
+
 
 @attrs.define(kw_only=True)
 class CallRun:
@@ -97,8 +100,8 @@ class CallRun:
                     # Certified: this envelope has its final answer, and the next one asks anew.
                     if not (error.certified and error.kind in PASSING) or not self._paused(error):
                         raise
-                except _NeverRanError:
-                    if not self.repeatable:
+                except _NeverRanError as never:
+                    if not (self.repeatable or never.only_refused):
                         raise self._never_ran() from None
                 self._renew()
         except BackupError as error:
@@ -245,12 +248,9 @@ class CallRun:
         uncertain = self._message.uncertain
         try:
             return self._asked(self._refusal)
-        except _NeverRanError:
-            if uncertain:
-                raise
-        # It was only ever refused, and now provably never ran: going on is what the caller waits for.
-        self._renew()
-        return self._delivered()
+        except _NeverRanError as never:
+            never.only_refused = not uncertain
+            raise
 
     def _asked(self, last: BackupError | None) -> CertifiedReply:
         """Ask the state for the fate of the present envelope until it is certain."""
@@ -284,7 +284,7 @@ class CallRun:
         failed = 0
         while True:
             try:
-                return self.link.read_state(self.effective_id, paths, self.waiting)
+                return self.link.read_state(self.effective_id, paths, self.waiting, arg=self.arg)
             except (SourceUnavailableError, RejectedError) as error:
                 failed += 1
                 if not passing(error) or not self._paused(error, failed):

@@ -65,7 +65,7 @@ class Link:
     """One network as one identity sees it. Thread-safe: its parts are."""
 
     sender: Sender
-    identity: Identity
+    identity: Identity = attrs.field(repr=False)
     root_key: bytes
     timeouts: AgentTimeouts
     retry: RetryPolicy
@@ -124,20 +124,33 @@ class Link:
             self.observer(Event(name="ic.endpoint", fields={"kind": kind, "version": older}))
             version = older
 
-    def read_state(self, effective_id: Principal, paths: Sequence[Sequence[bytes]], waiting: Waiting) -> Certificate:
-        """Ask once for parts of the state, and return the certificate of the answer, verified."""
-        return self._of_its_subnet(self._state(effective_id, paths, waiting), effective_id, waiting)
+    def read_state(
+        self,
+        effective_id: Principal,
+        paths: Sequence[Sequence[bytes]],
+        waiting: Waiting,
+        *,
+        arg: Buffer | Sequence[Buffer] = b"",
+    ) -> Certificate:
+        """Ask once for parts of the state, and return the certificate of the answer, verified; errors hide *arg*."""
+        return self._of_its_subnet(self._state(effective_id, paths, waiting, arg), effective_id, waiting)
 
     def verified(self, data: Buffer, effective_id: Principal, waiting: Waiting) -> Certificate:
         """Return the certificate of an answer about *effective_id*; raises `CertificateError` unless it is genuine."""
         return self._of_its_subnet(self._signed_by_subnet(data, effective_id), effective_id, waiting)
 
-    def _state(self, effective_id: Principal, paths: Sequence[Sequence[bytes]], waiting: Waiting) -> Certificate:
+    def _state(
+        self,
+        effective_id: Principal,
+        paths: Sequence[Sequence[bytes]],
+        waiting: Waiting,
+        arg: Buffer | Sequence[Buffer] = b"",
+    ) -> Certificate:
         route = f"read_state {effective_id}"
         request = self.signed("read_state", {"paths": [list(path) for path in paths]})
         answer = self.post("read_state", self.states, effective_id, request.envelope, route=route, waiting=waiting)
         if answer.status != 200:
-            raise self.refusal(answer)
+            raise self.refusal(answer, joined(arg))
         found = outer_map(answer.body, route=route).get("certificate")
         if not isinstance(found, memoryview):
             raise malformed(route, "it holds no certificate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import inspect
 import random
 import re
 import socket
@@ -292,6 +293,13 @@ def test_a_network_that_is_busy_for_longer_than_an_envelope_lives_gets_a_fresh_o
     assert bool(boundary.paths("read_state")) != repeatable  # that the first one never ran had to be proved
 
 
+def test_waiting_for_a_busy_network_does_not_pile_up(agent: Agent, network: SandboxNetwork, counter: Principal) -> None:
+    network.faults.add(Answer(status=429), endpoint="call", limit=40)
+    depths: list[int] = []
+    agent.call(counter, "inc", NOTHING, deadline_seconds=2000, on_retry=lambda _: depths.append(len(inspect.stack(0))))
+    assert len(set(depths)) == 1
+
+
 def test_a_call_that_was_only_ever_refused_is_not_said_to_be_unknown(
     agent: Agent, story: Any, network: SandboxNetwork, counter: Principal
 ) -> None:
@@ -316,7 +324,7 @@ def test_other_failures_of_nodes_are_repeated_a_few_times(
 
 
 @pytest.mark.parametrize(("status", "cause"), [(500, ""), (502, ""), (504, ""), (503, "replica_error")])
-def test_a_gateway_that_lost_its_node_may_have_passed_the_call_on(
+def test_a_gateway_that_lost_its_node_may_have_passed_the_call_on(  # noqa: PLR0917 - fixtures
     agent: Agent, boundary: Boundary, counter: Principal, count: Count, status: int, cause: str
 ) -> None:
     def change(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -667,6 +675,21 @@ def test_secrets_in_arguments_do_not_come_back_in_errors(agent: Agent, boundary:
     with pytest.raises(RejectedError) as caught:
         agent.call(counter, "inc", b"DIDL\x00\x01\x71\x1c" + secret.encode())
     assert secret not in str(caught.value) + repr(caught.value.context)
+
+
+def test_secrets_in_arguments_do_not_come_back_in_errors_of_the_state(
+    agent: Agent, boundary: Boundary, counter: Principal
+) -> None:
+    secret = "the operator's export secret"
+
+    def change(request: httpx.Request, _response: httpx.Response) -> httpx.Response:
+        taken = request.url.path.endswith("/call")
+        return httpx.Response(202) if taken else httpx.Response(400, text=f"cannot use {secret} here")
+
+    boundary.change = change
+    with pytest.raises(OutcomeUnknownError) as caught:
+        agent.call(counter, "inc", b"DIDL\x00\x01\x71\x1c" + secret.encode())
+    assert secret not in str(caught.value) + repr(caught.value.context) + str(caught.value.__cause__)
 
 
 # Identities

@@ -117,7 +117,7 @@ from .sinks.mirror import MirrorSink
 from .sinks.retrying import RetryingSink
 from .sinks.s3_options import S3Options
 from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
-from .snapshots.cost import CostEstimate, CyclesPrices
+from .snapshots.cost import CostEstimate, CyclesPrices, StorageShare
 from .snapshots.directory import SnapshotDirectory
 from .snapshots.download import DownloadOptions, DownloadReport, SnapshotStream, StreamedPart
 from .snapshots.drift import ChangeKind, FactChange, FactsDiff, diff_facts
@@ -126,11 +126,13 @@ from .snapshots.journal import DowntimeJournal
 from .snapshots.manager import SnapshotManager, SnapshotOptions
 from .snapshots.metadata_backup import MetadataBackupReport, back_up_metadata
 from .snapshots.metadata_reading import MetadataBackup, MetadataEntry, read_metadata
+from .snapshots.preflight import CanisterPreflight, SnapshotPreflight
 from .snapshots.provenance import ProvenanceReport, verify_provenance
 from .snapshots.registry import CanisterEntry, CanisterRegistry, Criticality, DueCanister
 from .snapshots.reports import LoadReport, Recovered, RecoverReport, RestoreReport, Step, Taken, TakeReport
 from .snapshots.retention import SnapshotDecision, SnapshotList, SnapshotPlan
 from .snapshots.settings_plan import SettingChange, SettingsPlan, SettingsReport, apply_settings, plan_settings
+from .snapshots.source import CanisterSource
 from .snapshots.upload import SnapshotReader, UploadOptions, UploadReport
 
 __all__ = [
@@ -167,8 +169,10 @@ __all__ = [
     "CallOptions",
     "CanisterEntry",
     "CanisterFacts",
+    "CanisterPreflight",
     "CanisterRegistry",
     "CanisterSettings",
+    "CanisterSource",
     "CanisterStatus",
     "Capture",
     "CaptureResult",
@@ -298,10 +302,12 @@ __all__ = [
     "SnapshotMetadata",
     "SnapshotOptions",
     "SnapshotPlan",
+    "SnapshotPreflight",
     "SnapshotReader",
     "SnapshotStream",
     "Standing",
     "Step",
+    "StorageShare",
     "StoredChunk",
     "StreamedPart",
     "TakeReport",

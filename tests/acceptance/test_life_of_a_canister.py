@@ -143,5 +143,5 @@ def test_a_download_proves_itself_without_any_network(house: House, tmp_path: Pa
     memory.write_bytes(data)
     with pytest.raises(CertificateError, match="wasm_memory from"):
         verify_provenance(changed, root_key=root_key, canister_id=hub_id)
-    with SandboxNetwork() as other, pytest.raises(CertificateError):
+    with SandboxNetwork(key_seed=b"another network") as other, pytest.raises(CertificateError):
         verify_provenance(directory, root_key=other.root_key, canister_id=hub_id)

@@ -41,7 +41,7 @@ from .restoring import restore_directory
 from .retention import SnapshotList, SnapshotPlan, plan_snapshots
 from .site import Site, SnapshotOptions, may_still_run
 from .taking import take_each, take_group
-from .upload import SnapshotReader, UploadOptions, UploadReport
+from .upload import SnapshotReader, UploadOptions, UploadReport, abandon_upload
 from .upload import upload as upload_snapshot
 
 __all__ = ["CanisterIds", "SnapshotManager", "SnapshotOptions"]
@@ -435,16 +435,29 @@ class SnapshotManager:
         canister_id: CanisterId,
         *,
         options: UploadOptions | None = None,
+        replace: SnapshotId | str | None = None,
+        safety_copy: SnapshotReader | None = None,
     ) -> UploadReport:
-        """Upload a directory, or what else can be read, as a new snapshot, and read it back; nothing is loaded."""
+        """
+        Upload a directory, or what else can be read, as a new snapshot, and read it back; nothing is loaded.
+
+        See `knowtation_backup.snapshots.upload` for the arguments and what is raised; the same call goes on with an
+        upload that was interrupted.
+        """
         return upload_snapshot(
             self._site.management,
             source,
             Principal.parse(canister_id),
             options=options or UploadOptions(),
+            replace=None if replace is None else SnapshotId.parse(replace),
+            safety_copy=safety_copy,
             observer=self._site.observer,
             monotonic=self._site.monotonic,
         )
+
+    def abandon_upload(self, directory: str | os.PathLike[str], canister_id: CanisterId) -> SnapshotId | None:
+        """Delete what an upload of *directory* that was interrupted has left on chain; return what was deleted."""
+        return abandon_upload(self._site.management, directory, Principal.parse(canister_id))
 
     # -- after a crash -------------------------------------------------------------------------------------------------
 

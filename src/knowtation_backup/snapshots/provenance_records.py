@@ -187,8 +187,10 @@ class PartRecord:
         try:
             return self.evidence.check(arg=arg, reply=(self.reply_head, data), root_key=root_key)
         except CertificateError as error:
-            error.context["part"] = str(self.part)
-            raise
+            context = {**error.context, "part": str(self.part)}
+            raise CertificateError(
+                f"{self.part}: {error.message}", kind=error.kind, hint=error.hint, **context
+            ) from error
 
 
 def _require(evidence: CallEvidence, head: ProvenanceHead, method: str) -> None:

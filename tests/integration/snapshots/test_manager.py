@@ -29,6 +29,7 @@ from knowtation_backup.errors import (
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.ids import Principal, SnapshotId
 from knowtation_backup.model.reports import Outcome
+from knowtation_backup.sandbox import Answer
 from knowtation_backup.sandbox.management.context import ManagementOptions
 from knowtation_backup.sandbox.state import CanisterStatus as SandboxStatus
 from knowtation_backup.snapshots.reports import Taken
@@ -682,3 +683,27 @@ def test_preflight_says_all_at_once_and_changes_nothing(stage: SnapshotStage) ->
     with pytest.raises(SourceError):
         report.raise_for_errors()
     assert report.to_json()["canisters"][0]["checks"][0]["ok"] is True
+
+
+# Uploading
+
+
+def test_an_upload_takes_the_place_of_an_older_snapshot(stage: SnapshotStage, tmp_path: Path) -> None:
+    canister = stage.canister()
+    old = taken(stage, canister)
+    stage.manager.download(canister, old, tmp_path / "snapshot")
+    report = stage.manager.upload(tmp_path / "snapshot", canister, replace=str(old))
+    assert stage.snapshots(canister) == {report.snapshot_id}
+
+
+def test_an_interrupted_upload_can_be_abandoned(stage: SnapshotStage, tmp_path: Path) -> None:
+    canister = stage.canister()
+    wanted = taken(stage, canister)
+    stage.manager.download(canister, wanted, tmp_path / "snapshot")
+    stage.network.faults.add(Answer(status=400), canister_method="upload_canister_snapshot_data", nth=1)
+    with pytest.raises(BackupError) as caught:
+        stage.manager.upload(tmp_path / "snapshot", canister)
+    stage.network.faults.clear()
+    assert str(stage.manager.abandon_upload(tmp_path / "snapshot", canister)) == caught.value.context["snapshot_id"]
+    assert stage.snapshots(canister) == {wanted}
+    assert stage.manager.abandon_upload(tmp_path / "snapshot", canister) is None

@@ -134,6 +134,37 @@ def test_what_is_no_response_is_named(data: bytes) -> None:
         assert caught.value.kind == "bad_reply"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "named"),
+    [
+        ("status_code", candid.TEXT, "200", "no status"),
+        ("status_code", candid.FLOAT64, 200.0, "no status"),
+        ("body", candid.TEXT, "hello", "no body"),
+        ("headers", candid.TEXT, "A: b", "no headers"),
+        ("headers", candid.Vec(candid.TEXT), ["A: b"], "not pairs"),
+        ("headers", candid.Vec(candid.Record({0: candid.TEXT})), [{0: "A"}], "not pairs"),
+        ("upgrade", candid.NAT, 1, "truth value"),
+        ("streaming_strategy", candid.Variant({"Other": candid.NULL}), ("Other", None), "strategy is unknown"),
+        (
+            "streaming_strategy",
+            candid.Variant({"Callback": TOKEN}),
+            ("Callback", {"key": "a", "index": 3, "token": None}),
+            "strategy is unknown",
+        ),
+    ],
+)
+def test_a_field_of_another_type_is_named(name: str, kind: candid.CandidType, value: Any, named: str) -> None:
+    fields = {"status_code": 200, "headers": [], "body": b"", "upgrade": None, name: value}
+    with pytest.raises(ExportError, match=named):
+        decode_http_response(candid.encode([candid.Record(PLAIN | {name: kind})], [fields]))
+
+
+@pytest.mark.parametrize(("kind", "value"), [(candid.TEXT, "x"), (candid.Record({"body": candid.TEXT}), {"body": "x"})])
+def test_a_chunk_without_a_body_is_named(kind: candid.CandidType, value: Any) -> None:
+    with pytest.raises(ExportError, match="no body"):
+        decode_streaming_chunk(candid.encode([kind], [value]))
+
+
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_return_or_raise_the_named_error(noise: bytes) -> None:
     for data in (noise, b"DIDL" + noise, reply() + noise):

@@ -234,6 +234,28 @@ def test_a_subnet_does_not_answer_for_canisters_of_others(options: dict[str, Any
     assert str(Principal(SUBNET.principal)) in error.message
 
 
+@pytest.mark.parametrize("other", [b"\x00", b"\xff" * 29])
+def test_what_is_said_of_another_subnet_does_not_count(other: bytes) -> None:
+    # Genuine: the root subnet tells everybody about all subnets in one certificate.
+    theirs = {b"public_key": STRANGER.der, b"canister_ranges": ranges(EVERYTHING)}
+    state = {
+        b"subnet": {SUBNET.principal: {b"public_key": SUBNET.der}, other: theirs},
+        b"canister_ranges": {
+            SUBNET.principal: {CANISTER: ranges((_id(5), _id(6)))},
+            other: {_id(0): theirs[b"canister_ranges"]},
+        },
+    }
+    inner = certificate(state, key=ROOT, time_ns=NOW)
+    about = {"subnet_id": SUBNET.principal, "certificate": inner}
+    _refused("certificate_range", certificate({b"x": b"y"}, delegation=about, time_ns=NOW))
+    _refused("certificate_signature", certificate({b"x": b"y"}, key=STRANGER, delegation=about, time_ns=NOW))
+
+
+def test_a_delegation_that_is_null_is_none() -> None:
+    fields = cbor2.loads(certificate({b"x": b"y"}, key=ROOT, time_ns=NOW)[3:])
+    _verify(SELF_DESCRIBED + cbor2.dumps({**fields, "delegation": None}))
+
+
 def test_no_earlier_shard_answers_for_one_that_is_pruned() -> None:
     shards = {_id(0): ranges(EVERYTHING), CANISTER: Pruned(bytes(32))}
     state = {

@@ -13,10 +13,10 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ic_certificates import CANISTER, ROOT, certificate
+from ic_certificates import CANISTER, ROOT, certificate, delegation
 
 from knowtation_backup.errors import BackupError, CertificateError, ConfigurationError
-from knowtation_backup.ic.certificate import MAINNET_ROOT_KEY, Certificate, moment
+from knowtation_backup.ic.certificate import MAINNET_ROOT_KEY, Certificate, Delegation, moment
 from knowtation_backup.ic.evidence import CallEvidence, CertifiedReply, DelegationBook
 from knowtation_backup.ic.hash_tree import Found
 from knowtation_backup.ic.wire import request_id
@@ -209,6 +209,19 @@ def test_a_delegation_of_another_subnet_is_refused() -> None:
     _refused("certificate_signature", attrs.evolve(EVIDENCE, delegation=None))
 
 
+def test_a_subnet_proves_nothing_about_canisters_of_others() -> None:
+    state = {b"request_status": {request_id(_content(), ARG): {b"status": b"replied", b"reply": REPLY}}}
+    data = certificate(state)
+    for pair, kind in (((CANISTER, CANISTER), ""), ((b"\x01", b"\x02"), "certificate_range")):
+        about = delegation(flat=[pair])
+        granted = Delegation(subnet_id=Principal(about["subnet_id"]), certificate=about["certificate"])
+        evidence = attrs.evolve(EVIDENCE, certificate=data, delegation=granted)
+        if kind:
+            _refused(kind, evidence, root_key=ROOT.der)
+        else:
+            _check(evidence, root_key=ROOT.der)
+
+
 def test_a_rejected_call_is_no_evidence_of_a_reply() -> None:
     evidence = CallEvidence.of(_reply(answer=Rejected("IC0305", "no such snapshot")))
     _refused("evidence_reply", evidence)
@@ -298,6 +311,8 @@ def test_a_record_of_a_later_version_is_named_so() -> None:
 def test_a_number_that_is_in_no_book_is_refused() -> None:
     with pytest.raises(CertificateError, match="delegation 5"):
         CallEvidence.from_cbor(cbor2.dumps([*FIELDS[:-1], 5]), DelegationBook())
+    with pytest.raises(CertificateError, match="delegation 0"):
+        CallEvidence.from_cbor(cbor2.dumps([*FIELDS[:-1], 0]), DelegationBook())
     with pytest.raises(CertificateError):
         CallEvidence.from_cbor(cbor2.dumps([*FIELDS[:-1], 0]))
 

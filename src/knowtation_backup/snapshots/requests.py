@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
@@ -32,7 +32,8 @@ OLDEST: Final = "oldest"
 
 def ids_of(canister_ids: CanisterIds) -> tuple[Principal, ...]:
     """Return the canisters in order, each once; raises `ConfigurationError` for what is none."""
-    several = [canister_ids] if isinstance(canister_ids, (Principal, str)) else canister_ids
+    given: Any = canister_ids
+    several = [given] if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else given
     ids = tuple(dict.fromkeys(Principal.parse(item.strip() if isinstance(item, str) else item) for item in several))
     if not ids:
         raise ConfigurationError("no canister is named", kind="bad_option", option="canister_ids")
@@ -41,8 +42,12 @@ def ids_of(canister_ids: CanisterIds) -> tuple[Principal, ...]:
 
 def require_confirmed(ids: Sequence[Principal], confirm: CanisterIds) -> None:
     """Refuse unless *confirm* names exactly the canisters; nothing was asked of the network before."""
-    if frozenset(ids_of(confirm)) != frozenset(ids):
-        message = "this was not confirmed: confirm= names other canisters than the operation is for"
+    try:
+        confirmed = frozenset(ids_of(confirm))
+    except ConfigurationError:
+        confirmed = frozenset()
+    if confirmed != frozenset(ids):
+        message = "this was not confirmed: confirm= does not name exactly the canisters that the operation is for"
         hint = "confirm=" + repr([str(item) for item in ids])
         raise ConfigurationError(message, kind="not_confirmed", hint=hint)
 
@@ -56,9 +61,11 @@ def seconds_of(value: dt.timedelta | None) -> float | None:
     """Return a downtime budget in seconds."""
     if value is None:
         return None
-    if value <= dt.timedelta(0):
-        message = f"max_downtime is {value}"
-        raise ConfigurationError(message, kind="bad_option", hint="it must be positive", option="max_downtime")
+    given: Any = value
+    if not isinstance(given, dt.timedelta) or given <= dt.timedelta(0):
+        message = f"max_downtime is {given!r:.80}"
+        hint = "it must be a positive timedelta"
+        raise ConfigurationError(message, kind="bad_option", hint=hint, option="max_downtime")
     return value.total_seconds()
 
 
@@ -68,7 +75,8 @@ def terminating_signals(signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -
     Let signals that would kill the process end the block by an exception, so that canisters are started.
 
     In the main thread only, and only for the block: the library changes no signal handlers otherwise. `SystemExit`
-    is raised with 128 plus the number of the signal, as shells count. Ctrl-C raises `KeyboardInterrupt` anyway.
+    is raised with 128 plus the number of the signal, as shells count: at the end of the block at the latest, because
+    Python drops what is raised while it destroys an object. Ctrl-C raises `KeyboardInterrupt` anyway.
 
     Args:
         signals: Which.
@@ -80,7 +88,10 @@ def terminating_signals(signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -
         message = "signals can be handled in the main thread only"
         raise ConfigurationError(message, kind="bad_option", hint="enter terminating_signals() in the main thread")
 
+    received: list[int] = []
+
     def end(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
         raise SystemExit(128 + number)
 
     former: dict[signal.Signals, Any] = {}
@@ -91,3 +102,5 @@ def terminating_signals(signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -
     finally:
         for item, handler in former.items():
             signal.signal(item, handler)
+    if received:
+        raise SystemExit(128 + received[0])

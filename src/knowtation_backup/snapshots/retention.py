@@ -149,7 +149,8 @@ def plan_snapshots(
     Raises:
         ConfigurationError: *keep* is out of range.
     """
-    if not 1 <= keep < MAX_SNAPSHOTS:
+    given: Any = keep
+    if type(given) is not int or not 1 <= given < MAX_SNAPSHOTS:
         message = f"{keep!r:.40} snapshots cannot be kept on chain"
         hint = f"keep 1 to {MAX_SNAPSHOTS - 1}: the network allows {MAX_SNAPSHOTS}, and the next one needs room"
         raise ConfigurationError(message, kind="bad_option", hint=hint, option="keep")

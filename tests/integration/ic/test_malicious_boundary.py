@@ -16,7 +16,7 @@ from typing import Any
 import cbor2
 import httpx
 import pytest
-from ic_boundary import Boundary
+from ic_boundary import Boundary, Change
 
 from knowtation_backup._engine.retrying import RetryPolicy
 from knowtation_backup.errors import (
@@ -30,6 +30,7 @@ from knowtation_backup.errors import (
 from knowtation_backup.ic.agent import Agent
 from knowtation_backup.ic.hash_tree import Found
 from knowtation_backup.ic.limits import AgentLimits
+from knowtation_backup.ic.management import ManagementCanister
 from knowtation_backup.ic.wire import IC_RESPONSE, content_hash, request_id
 from knowtation_backup.model.ids import Principal
 from knowtation_backup.sandbox import SandboxNetwork, StaleCertificate, Truncate
@@ -150,11 +151,19 @@ def test_the_certificate_of_another_canister_does_not_answer(
     agent: Agent, boundary: Boundary, network: SandboxNetwork, counter: Principal, counter_wasm: bytes
 ) -> None:
     other = Principal(network.create_canister(counter_wasm))
-    foreign = agent.read_state(other, [(b"canister", other.raw, b"controllers")])
-    assert isinstance(foreign.lookup(b"canister", other.raw, b"controllers"), Found)
-    boundary.inner = _Redirecting(boundary.inner, counter, other)
-    certificate = agent.read_state(counter, [(b"time",)])
-    assert not isinstance(certificate.lookup(b"canister", counter.raw, b"controllers"), Found)
+    management = ManagementCanister(agent)
+    kept: dict[str, bytes] = {}
+
+    def replay(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return answer(response, kept.setdefault(request.url.path.rpartition("/")[2], response.content))
+
+    boundary.change = replay
+    management.public_info(other)
+    agent.call(other, "inc", NOTHING)
+    with pytest.raises(CertificateError) as caught:
+        management.public_info(counter)
+    assert caught.value.kind == "certificate_path"
+    assert refused(agent, counter).kind == "certificate_path"
 
 
 def test_a_canister_outside_the_ranges_of_the_subnet_is_refused(
@@ -164,6 +173,37 @@ def test_a_canister_outside_the_ranges_of_the_subnet_is_refused(
     with pytest.raises(CertificateError) as caught:
         agent.read_state(OUTSIDE, [(b"time",)])
     assert caught.value.kind == "certificate_range"
+
+
+def test_a_query_answer_of_a_node_of_another_subnet_is_refused(
+    agent: Agent, boundary: Boundary, network: SandboxNetwork, counter: Principal
+) -> None:
+    sign: Change = signed_by(network._certifier.node)
+
+    def change(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        response.status_code = 200
+        return sign(request, response)
+
+    boundary.inner = _Redirecting(boundary.inner, OUTSIDE, counter)
+    boundary.change = change
+    assert agent.query(counter, "get", NOTHING) == b"DIDL\x00\x00"  # of this subnet's canisters it may speak
+    with pytest.raises(CertificateError) as caught:
+        agent.query(OUTSIDE, "get", NOTHING)
+    assert caught.value.kind == "certificate_range"
+
+
+def test_the_call_of_a_canister_outside_the_ranges_of_the_subnet_is_refused(
+    agent: Agent, boundary: Boundary, counter: Principal
+) -> None:
+    kept: list[bytes] = []
+
+    def replay(_request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        kept.append(response.content)
+        return httpx.Response(200, content=kept[0])
+
+    boundary.change = replay
+    agent.call(counter, "inc", NOTHING)
+    assert refused(agent, OUTSIDE).kind == "certificate_range"
 
 
 class _Redirecting(httpx.BaseTransport):
@@ -193,10 +233,13 @@ def test_the_certificate_of_another_network_is_refused(
     boundary.inner = elsewhere.transport()
     error = refused(agent, counter)
     assert (type(error), error.kind) == (CertificateError, "certificate_delegation")
-    with pytest.raises(CertificateError):
-        agent.query(counter, "get", NOTHING)
-    with pytest.raises(CertificateError):
-        agent.read_state(counter, [(b"time",)])
+    for ask in (
+        lambda: agent.query(counter, "get", NOTHING),
+        lambda: agent.read_state(counter, [(b"time",)]),
+    ):
+        with pytest.raises(CertificateError) as caught:
+            ask()
+        assert caught.value.kind == "certificate_delegation"
 
 
 def test_a_local_network_needs_its_own_root_key(boundary: Boundary, counter: Principal) -> None:
@@ -215,7 +258,8 @@ def test_the_delegation_of_another_network_is_refused(
     refused(agent, counter)
     boundary.inner = network.transport()
     boundary.change = certificate_changed(lambda certificate: certificate.update(delegation=kept[0]))
-    assert isinstance(refused(agent, counter), CertificateError)
+    error = refused(agent, counter)
+    assert (type(error), error.kind) == (CertificateError, "certificate_delegation")
 
 
 def test_a_missing_delegation_is_refused(agent: Agent, boundary: Boundary, counter: Principal) -> None:
@@ -228,6 +272,7 @@ def test_an_old_certificate_is_refused(agent: Agent, network: SandboxNetwork, co
     network.faults.add(StaleCertificate(3600.0))
     error = refused(agent, counter)
     assert (type(error), error.kind) == (CertificateError, "certificate_time")
+    assert error.context["too_old"] is True
 
 
 def test_a_certificate_from_the_future_is_refused(
@@ -243,6 +288,7 @@ def test_a_certificate_from_the_future_is_refused(
     with Agent("http://127.0.0.1:1", root_key=network.root_key, transport=boundary, clock=lambda: present[0]) as agent:
         error = refused(agent, counter)
     assert (type(error), error.kind) == (CertificateError, "certificate_time")
+    assert error.context["too_old"] is False
 
 
 def test_a_certified_reply_hidden_behind_an_unsigned_rejection_is_told_apart(
@@ -385,6 +431,30 @@ def test_a_boundary_that_hides_everything_leaves_the_outcome_unknown(
     ):
         agent.call(counter, "inc", NOTHING)
     assert "not known" in caught.value.message
+
+
+def test_an_old_proof_of_absence_does_not_mean_that_a_call_never_ran(
+    agent: Agent, boundary: Boundary, count: Callable[[], int], counter: Principal
+) -> None:
+    inner, kept = boundary.inner, list[bytes]()
+
+    class Delaying(httpx.BaseTransport):
+        """Has a call executed only once it holds a certificate that knows nothing of it, which it shows ever after."""
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith("/call"):
+                if kept:
+                    inner.handle_request(request)
+                raise httpx.ReadError("lost")
+            if not kept:
+                kept.append(inner.handle_request(request).read())
+            return httpx.Response(200, content=kept[0])
+
+    boundary.inner = Delaying()
+    error = refused(agent, counter)
+    assert count() == 1
+    assert (type(error), error.kind) == (CertificateError, "certificate_time")
+    assert error.context["may_have_run"]
 
 
 # Queries

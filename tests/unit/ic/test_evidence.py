@@ -186,6 +186,12 @@ def test_the_canister_of_a_direct_call_is_the_one_that_answers() -> None:
     _refused("evidence_question", other, arg=b"DIDL\0\0")
 
 
+def test_a_canister_inside_another_value_of_the_question_is_not_its_own() -> None:
+    arg = b"DIDL\x01\x6c\x02" + b"\x01\x0a" + bytes(8) + b"\x01\x01" + b"\x12" + bytes(8) + CANISTER
+    _check(CallEvidence.of(_reply(arg=ARG)))
+    _refused("evidence_question", CallEvidence.of(_reply(arg=arg)), arg=arg)
+
+
 def test_the_hash_of_an_argument_with_a_secret_is_enough() -> None:
     content = _content(canister_id=CANISTER)
     evidence = CallEvidence.of(_reply(content=content, arg=b"secret"))

@@ -287,6 +287,23 @@ def test_a_delegate_signs_for_who_delegated() -> None:
     )
 
 
+def test_a_delegate_does_not_delegate_on() -> None:
+    inner = DelegatedIdentity(
+        identity_from_pem(_pem(P256_ONE)), DelegationChain.from_json(json.dumps(_chain(MIDDLE, P256_ONE)))
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        DelegatedIdentity(inner, DelegationChain.from_json(json.dumps(_chain(ZERO_SEED, MIDDLE))))
+    assert caught.value.kind == "delegation_key"
+
+
+def test_a_chain_has_twenty_links_at_most() -> None:
+    links = [SignedDelegation(public_key=bytes([n]), expires_at_ns=EXPIRY, signature=b"") for n in range(21)]
+    DelegationChain(public_key=b"", delegations=tuple(links[:20]))
+    with pytest.raises(ConfigurationError) as caught:
+        DelegationChain(public_key=b"", delegations=tuple(links))
+    assert caught.value.kind == "bad_delegation"
+
+
 def test_a_delegation_for_another_key_is_refused() -> None:
     chain = DelegationChain.from_json(json.dumps(_chain(ZERO_SEED, MIDDLE)))
     with pytest.raises(ConfigurationError) as caught:

@@ -34,6 +34,7 @@ from knowtation_backup.errors import (
     SourceUnavailableError,
 )
 from knowtation_backup.ic.agent import Agent, fetch_root_key
+from knowtation_backup.ic.cbor import encode
 from knowtation_backup.ic.certificate import MAINNET_ROOT_KEY
 from knowtation_backup.ic.delegation_chain import DelegationChain, SignedDelegation
 from knowtation_backup.ic.identity import DelegatedIdentity, KeyIdentity
@@ -178,6 +179,34 @@ def test_a_reply_that_the_network_dropped_leaves_the_outcome_unknown(
     with pytest.raises(OutcomeUnknownError) as caught:
         agent.call(counter, "inc", NOTHING)
     assert caught.value.kind == "reply_dropped"
+
+
+def test_what_the_network_may_have_forgotten_is_not_said_never_to_have_run(  # noqa: PLR0917 - fixtures
+    agent: Agent, boundary: Boundary, story: Any, network: SandboxNetwork, counter: Principal, monkeypatch: Any
+) -> None:
+    network.faults.add(ResetAfterExecution(), endpoint="call")
+
+    def change(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        return httpx.Response(503) if request.url.path.endswith("/read_state") and story.seconds < 600 else response
+
+    boundary.change = change
+    monkeypatch.setattr(network.replica, "request_status", lambda _request_id: None)
+    with pytest.raises(OutcomeUnknownError) as caught:
+        agent.call(counter, "inc", NOTHING, deadline_seconds=2000)
+    assert caught.value.context["may_have_run"]
+    assert 600 < story.seconds < 1000
+
+
+def test_an_unsigned_word_of_a_dropped_call_brings_no_fresh_envelope(
+    agent: Agent, boundary: Boundary, counter: Principal, count: Count
+) -> None:
+    fields = {"status": "non_replicated_rejection", "reject_code": 2, "reject_message": "", "error_code": "IC0202"}
+    boundary.change = lambda _request, _response: httpx.Response(200, content=encode(fields))
+    with pytest.raises(RejectedError) as caught:
+        agent.call(counter, "inc", NOTHING)
+    assert (caught.value.kind, caught.value.certified) == ("message_timed_out", False)
+    assert len({body for _, body in boundary.requests}) == 1
+    assert count() == 1
 
 
 # Late answers

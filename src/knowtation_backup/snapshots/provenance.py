@@ -62,6 +62,13 @@ class ProvenanceReport:
     size_bytes: int
     evidence_bytes: int
 
+    def __str__(self) -> str:
+        """Return two lines for people."""
+        subnets = ", ".join(map(str, self.subnet_ids)) or "the root subnet"
+        first, last = (f"{at:%Y-%m-%d %H:%M:%S}Z" for at in (self.first_certified_at, self.last_certified_at))
+        what = f"snapshot {self.snapshot_id} of canister {self.canister_id}"
+        return f"{what}, {self.size_bytes:,} bytes in {self.parts} parts\ncertified from {first} to {last} by {subnets}"
+
 
 def check_provenance(  # noqa: PLR0913 - what is proved, from what
     provenance: Provenance,

@@ -79,6 +79,7 @@ def test_a_download_is_proved_by_the_root_key_alone(genuine: Genuine) -> None:
         path.stat().st_size for path in genuine.path.rglob("*.bin") if path.name != PROVENANCE_FILE
     )
     assert report.evidence_bytes == len(genuine.evidence)
+    assert f"{report.size_bytes:,} bytes in 7 parts" in str(report)
 
 
 def test_every_field_of_the_evidence_counts(genuine: Genuine) -> None:

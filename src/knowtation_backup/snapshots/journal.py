@@ -29,6 +29,7 @@ import attrs
 from .._engine.local_files import open_directory, os_errors_translated, sync_directory, temporary_name
 from ..errors import ConfigurationError, IntegrityError, SourceUnavailableError
 from ..model.ids import Principal, SnapshotId
+from ..model.json_input import check_nesting
 
 __all__ = ["DowntimeEntry", "DowntimeJournal", "network_name"]
 
@@ -146,8 +147,11 @@ class DowntimeJournal:
         """Write and remove a file; raises a `SinkError` when that fails: then nothing may be stopped."""
         with self._opened() as directory:
             name = temporary_name()
-            self._put(directory, name, b"{}")
-            os.unlink(name, dir_fd=directory)
+            try:
+                self._put(directory, name, b"{}")
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
 
     @contextlib.contextmanager
     def lock(self, canister_id: Principal, network: str) -> Iterator[None]:
@@ -247,7 +251,10 @@ class DowntimeJournal:
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(_MAX_BYTES)
         try:
+            check_nesting(data)
             entry = DowntimeEntry.from_json(json.loads(data))
+            if name != _name(entry.canister_id, entry.network) + _SUFFIX:
+                raise ValueError("an entry of another name")  # noqa: TRY301 - damaged like the others
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             message = f"{self.directory / name} is not an entry of a downtime journal"
             hint = "look whether the canister it is named after runs, start it, then remove the file"

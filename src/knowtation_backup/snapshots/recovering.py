@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import attrs
 
-from ..errors import BackupError, IntegrityError, RejectedError, SourceUnavailableError
+from ..errors import BackupError, ConfigurationError, IntegrityError, RejectedError, SourceUnavailableError
 from ..model.canisters import RunState, Snapshot
 from ..model.ids import Principal, SnapshotId
 from .downtime import start_canister
@@ -78,17 +80,21 @@ def recover_all(site: Site, *, wait: bool) -> RecoverReport:
             if error.kind != "canister_busy":
                 raise
             results.append(Recovered(canister_id=entry.canister_id, operation=entry.operation, action="busy"))
-    results.extend(_damaged(name, error) for name, error in damaged.items() if site.network in name)
+    results.extend(_damaged(site, damaged))
     report = RecoverReport(results=tuple(results))
     for result in results:
         site.tell("snapshot.recovered", canister_id=str(result.canister_id), action=result.action)
     return report
 
 
-def _damaged(name: str, error: IntegrityError) -> Recovered:
+def _damaged(site: Site, damaged: Mapping[str, IntegrityError]) -> Iterator[Recovered]:
     # Nobody can say whether that canister was running: a person must look.
-    canister_id = Principal.parse(name.partition("@")[0])
-    return Recovered(canister_id=canister_id, operation="unknown", action="failed", error=error)
+    for name, error in damaged.items():
+        text, _, network = Path(name).stem.partition("@")
+        with contextlib.suppress(ConfigurationError):  # not named after a canister: not ours
+            if network == site.network:
+                canister_id = Principal.parse(text)
+                yield Recovered(canister_id=canister_id, operation="unknown", action="failed", error=error)
 
 
 @attrs.define

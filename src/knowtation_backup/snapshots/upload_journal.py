@@ -29,6 +29,7 @@ from .._engine.local_files import open_directory, os_errors_translated, sync_dir
 from ..errors import ConfigurationError
 from ..model.canisters import SectionName, Slice, SnapshotPart, StoredChunk
 from ..model.ids import Principal, SnapshotId
+from ..model.json_input import check_nesting
 from .layout import pread_exactly, pwrite_all
 
 __all__ = ["UploadJournal", "default_journal"]
@@ -191,6 +192,7 @@ class UploadJournal:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
+        check_nesting(line)
         tree = json.loads(line)
     except (ValueError, RecursionError):
         return {}

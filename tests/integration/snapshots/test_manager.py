@@ -311,6 +311,7 @@ def test_a_damaged_entry_is_reported_and_the_others_are_recovered(stage: Snapsho
     (file,) = stage.journal.glob("*.json")
     crashed(stage, other, entries=2)
     file.write_text("{")
+    file.with_name(f"notes@{file.stem.partition('@')[2]}.json").write_text("not ours")
     report = stage.manager.recover()
     assert {item.canister_id: item.action for item in report.results} == {lost: "failed", other: "started"}
     assert report.down == (lost,)

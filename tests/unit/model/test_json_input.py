@@ -17,6 +17,22 @@ read = lambda data: ExportReader([head + data]).read_all()
 """,
     "details": "from knowtation_backup.model.details import ArchiveDetails\nread = ArchiveDetails.from_bytes",
     "manifest": "from knowtation_backup.model.manifest import Manifest\nread = Manifest.from_bytes",
+    "downtime": """
+import pathlib, tempfile
+from knowtation_backup.snapshots.journal import DowntimeJournal
+directory = pathlib.Path(tempfile.mkdtemp())
+def read(data):
+    (directory / "rrkah-fqaaa-aaaaa-aaaaq-cai@0.json").write_bytes(data)
+    DowntimeJournal(directory).entries()
+""",
+    "upload": """
+from knowtation_backup.errors import IntegrityError
+from knowtation_backup.snapshots.upload_journal import _parsed
+def read(data):
+    if _parsed(data) == {}:
+        raise IntegrityError("nothing of it was read")
+""",
+    "snapshot": "from knowtation_backup.snapshots.metadata import parse_metadata as read",
 }
 _BOMBS = {"arrays": b"[", "objects": b'{"notes":', "mixed": b'[{"a":'}
 _PROGRAM = """

@@ -122,6 +122,16 @@ def test_a_place_that_cannot_be_written_is_found_by_the_check(tmp_path: Path) ->
     assert list(journal.directory.iterdir()) == []
 
 
+def test_a_check_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BackupError, match="downtime journal"):
+        DowntimeJournal(tmp_path).check()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}', "[" * 100_000])
 def test_a_damaged_entry_is_named(tmp_path: Path, text: str) -> None:
     journal = DowntimeJournal(tmp_path)
@@ -132,6 +142,15 @@ def test_a_damaged_entry_is_named(tmp_path: Path, text: str) -> None:
         journal.entries()
     assert caught.value.kind == "journal_damaged"
     assert str(CANISTER) in str(caught.value)
+
+
+def test_an_entry_about_another_canister_than_its_file_is_damaged(tmp_path: Path) -> None:
+    journal = DowntimeJournal(tmp_path)
+    journal.write(ENTRY)
+    (file,) = tmp_path.glob("*.json")
+    file.rename(tmp_path / file.name.replace(str(CANISTER), str(OTHER)))
+    with pytest.raises(IntegrityError, match=str(OTHER)):
+        journal.entries()
 
 
 def test_a_damaged_entry_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import heapq
 import http.client
 import io
 import itertools
+import math
 import select
 import socket
 import ssl
@@ -164,6 +165,8 @@ class _Connection:
     used_at: float = 0.0
     guard: Guard = attrs.field(factory=lambda: Guard(cancellation=Cancellation(), deadline=0.0))
     silence_seconds: float = 60.0
+    left_bytes: float = math.inf
+    """How much more may arrive for this answer: the sizes it announces may be lies."""
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(cast("Any", _Incoming(self)))
@@ -207,10 +210,15 @@ class _Incoming(io.RawIOBase):
         while True:
             connection.sock.settimeout(_look(guard))
             try:
-                return connection.sock.recv_into(buffer)
+                got = connection.sock.recv_into(buffer)
             except TimeoutError:
                 if guard.clock() >= silent_until:
                     raise httpx.ReadTimeout("the reply did not arrive in time") from None
+                continue
+            connection.left_bytes -= got
+            if connection.left_bytes < 0:
+                raise httpx.RemoteProtocolError("the answer does not end")
+            return got
 
 
 class WholeBody(httpx.SyncByteStream):
@@ -229,6 +237,7 @@ class WholeBody(httpx.SyncByteStream):
             httpx.TransportError: It ended early, or did not arrive in time.
         """
         size = self._answer.length
+        self._connection.left_bytes = 2 * limit_bytes + _PIECE_BYTES
         if size is None:  # chunked, or as long as the connection lasts
             parts = io.BytesIO()
             for part in self:
@@ -293,6 +302,7 @@ class LargeAnswers(httpx.BaseTransport):
         connection = self._kept(place) or self._connected(place, guard, timeouts.get("connect", 10.0))
         connection.guard = guard
         connection.silence_seconds = timeouts.get("read", 60.0)
+        connection.left_bytes = math.inf  # of the head, which the parser bounds
         try:
             with _as_httpx():
                 cut = _sent(connection, _head(request), b"".join(cast("Any", request.stream)))
@@ -387,7 +397,7 @@ def _as_httpx() -> Iterator[None]:
         yield
     except httpx.TransportError:
         raise
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, ValueError, OverflowError) as error:  # sizes that are no sizes
         raise httpx.RemoteProtocolError(type(error).__name__) from error
     except OSError as error:
         raise httpx.ReadError(str(error)) from error

@@ -78,6 +78,8 @@ def asked(url: str, arg: bytes = NOTHING, *, attempt_seconds: float = 5.0) -> Ba
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-" + b"f" * 40 + b"\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n" + bytes(200_000),
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\n\r\n",
@@ -94,6 +96,24 @@ def test_answers_that_break_the_protocol_are_errors_of_ours(answer: bytes) -> No
     with server(serve) as url:
         error = asked(url)
     assert error.kind != "internal"
+
+
+@pytest.mark.parametrize("size", [b"-1", b"0"])
+def test_no_more_is_received_than_an_answer_may_have(size: bytes) -> None:
+    sent = 0
+
+    def serve(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\n")
+        while sent < 100_000_000:
+            connection.sendall(b"x: y\r\n" * 10_000)
+            sent += 60_000
+
+    with server(serve) as url:
+        error = asked(url)
+    assert (type(error), error.kind) == (SourceUnavailableError, "connection_lost")
+    assert sent < 20_000_000  # what is more than the limit is in the buffers of the system
 
 
 def test_an_answer_in_chunks_is_read() -> None:

@@ -19,11 +19,12 @@ from typing import Final, Self
 
 from .._engine.cancellation import Cancellation
 from .._engine.local_files import READ_SIZE, open_directory, os_errors_translated
-from ..errors import IntegrityError, TruncatedError
+from ..errors import DigestMismatchError, IntegrityError, TruncatedError
 from ..model.canisters import SectionName, Slice, SnapshotMetadata, SnapshotPart, StoredChunk
 from ..model.reports import Finding
 from .layout import (
     CHUNK_STORE,
+    DIGESTS_FILE,
     ICP_DOWNLOAD_PROGRESS,
     METADATA_NAME,
     chunk_name,
@@ -43,6 +44,8 @@ MAX_WASM_CHUNK_BYTES: Final = 1 << 20
 _MODULE_STARTS: Final = (b"\0asm", b"\x1f\x8b\x08")
 """A canister keeps its module as it was installed, and many are installed compressed with gzip."""
 _CHUNK_FILE: Final = re.compile(r"[0-9a-f]{64}\.bin")
+_DIGEST_LINE: Final = re.compile(rb"([0-9a-f]{64})  (\S+)")
+_MAX_DIGESTS_BYTES: Final = 16 << 20
 _MAX_NAMED: Final = 20
 _HINT: Final = "download the snapshot again, or restore the directory from a copy"
 
@@ -181,6 +184,40 @@ class SnapshotDirectory:
             section: self._digest(section, self.metadata.section_size(section), cancellation or Cancellation())
             for section in SectionName
         }
+
+    def check_digests(self, *, cancellation: Cancellation | None = None) -> bool:
+        """
+        Compare metadata and sections with the ``SHA256SUMS`` of our own downloads; reads everything once.
+
+        This finds what a disk or a copy has changed by accident, on any network. Against changes on purpose there is
+        `verify_provenance`.
+
+        Returns:
+            Whether there is such a file.
+
+        Raises:
+            DigestMismatchError: A file is not what was downloaded (``snapshot_file_digest``).
+            OperationCancelledError: *cancellation* was raised.
+            SinkError: As the operating system says.
+        """
+        with os_errors_translated(f"reading {DIGESTS_FILE} in {self.path}"):
+            try:
+                file_fd = open_read_only(DIGESTS_FILE, self._directory_fd)
+            except FileNotFoundError:
+                return False
+            try:
+                text = pread_exactly(file_fd, _MAX_DIGESTS_BYTES, 0)
+            finally:
+                os.close(file_fd)
+        matches = filter(None, map(_DIGEST_LINE.fullmatch, text.splitlines()))
+        recorded = {match[2].decode("utf-8", "replace"): match[1].decode() for match in matches}
+        found = {METADATA_NAME: hashlib.sha256(self.metadata_bytes).hexdigest()}
+        found |= {section_file(section): digest for section, digest in self.digests(cancellation=cancellation).items()}
+        for name, digest in found.items():
+            if recorded.get(name, digest) != digest:
+                message = f"{name} in {self.path} is not what was downloaded: its SHA-256 is not that of {DIGESTS_FILE}"
+                raise DigestMismatchError(message, kind="snapshot_file_digest", hint=_HINT, path=name)
+        return True
 
     def _digest(self, section: SectionName, size: int, cancellation: Cancellation) -> str:
         digest = hashlib.sha256()

@@ -34,16 +34,13 @@ from ..ic.management import CertifiedMetadata, ManagementCanister, SnapshotData
 from ..model.canisters import Slice, SnapshotMetadata, SnapshotPart, StoredChunk, moment_of
 from ..model.events import Event
 from ..model.ids import Principal, SnapshotId
-from .layout import METADATA_NAME, part_file, section_files
+from .layout import DIGESTS_FILE, METADATA_NAME, part_file, section_files
 from .metadata import metadata_json
 from .new_directory import NewSnapshotDirectory
 from .provenance_records import PROVENANCE_FILE, PartEvidence, ProvenanceHead, Recorder
 from .reading import DownloadOptions, PartReader, snapshot_gone
 
 __all__ = ["DIGESTS_FILE", "DownloadOptions", "DownloadReport", "SnapshotStream", "StreamedPart", "download", "stream"]
-
-DIGESTS_FILE: Final = "SHA256SUMS"
-"""Beside the data: checked with ``sha256sum --check SHA256SUMS`` anywhere."""
 
 _HASHED_BYTES: Final = 1 << 18
 _STREAM_WINDOW: Final = 32

@@ -25,6 +25,7 @@ from ..model.canisters import SectionName, SnapshotMetadata, SnapshotPart, Store
 
 __all__ = [
     "CHUNK_STORE",
+    "DIGESTS_FILE",
     "ICP_DOWNLOAD_PROGRESS",
     "METADATA_NAME",
     "PIECE_BYTES",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 METADATA_NAME: Final = "metadata.json"
+DIGESTS_FILE: Final = "SHA256SUMS"
+"""Beside the data of our own downloads: checked with ``sha256sum --check SHA256SUMS`` anywhere."""
 CHUNK_STORE: Final = "wasm_chunk_store"
 ICP_DOWNLOAD_PROGRESS: Final = ".download_progress.json"
 """There while ``icp`` downloads, and after it failed: files then have their full length and hold zeros."""

@@ -45,7 +45,8 @@ def restore_directory(  # noqa: PLR0913 - what, and under which conditions
 
     with SnapshotDirectory.open(directory) as opened:
         metadata = opened.metadata
-        step("validate", f"{metadata.size_bytes:,} bytes, sizes and digests of chunks are right")
+        recorded = "all digests" if opened.check_digests() else "digests of chunks"
+        step("validate", f"{metadata.size_bytes:,} bytes, sizes and {recorded} are right")
         module_hash = _module_hash(opened)
         step("open", f"module {module_hash.hex()}")
     # Two snapshots may be added, and for both there must be room before the long upload.

@@ -575,13 +575,23 @@ def test_a_snapshot_is_put_back_in_seven_steps(stage: SnapshotStage, tmp_path: P
     assert str(report).count("\n") >= 7
 
 
-def test_a_damaged_directory_is_refused_before_anything_is_asked(stage: SnapshotStage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "kind"), [(None, "snapshot_file_size"), (70_000, "snapshot_file_digest")])
+def test_a_damaged_directory_is_refused_before_anything_is_asked(
+    stage: SnapshotStage, tmp_path: Path, place: int | None, kind: str
+) -> None:
     canister = stage.canister(3)
     stage.manager.download(canister, taken(stage, canister), tmp_path / "snapshot")
-    (tmp_path / "snapshot" / "wasm_memory.bin").write_bytes(b"short")
+    file = tmp_path / "snapshot" / "wasm_memory.bin"
+    data = bytearray(file.read_bytes())
+    if place is None:
+        data.pop()
+    else:
+        data[place] ^= 1  # of the right size: only a digest shows it
+    file.write_bytes(data)
     stage.transport.calls.clear()
-    with pytest.raises(BackupError):
+    with pytest.raises(IntegrityError, match=r"wasm_memory\.bin") as caught:
         stage.manager.restore(tmp_path / "snapshot", canister, confirm=canister)
+    assert caught.value.kind == kind
     assert stage.transport.calls == []
 
 

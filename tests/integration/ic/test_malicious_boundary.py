@@ -28,12 +28,13 @@ from knowtation_backup.errors import (
     SourceUnavailableError,
 )
 from knowtation_backup.ic.agent import Agent
+from knowtation_backup.ic.certificate import Certificate
 from knowtation_backup.ic.hash_tree import Found
 from knowtation_backup.ic.limits import AgentLimits
 from knowtation_backup.ic.management import ManagementCanister
 from knowtation_backup.ic.wire import IC_RESPONSE, content_hash, request_id
 from knowtation_backup.model.ids import Principal
-from knowtation_backup.sandbox import SandboxNetwork, StaleCertificate, Truncate
+from knowtation_backup.sandbox import ResetAfterExecution, SandboxNetwork, StaleCertificate, Truncate
 from knowtation_backup.sandbox.protocol.crypto import NodeKey
 
 pytestmark = pytest.mark.sandbox
@@ -431,6 +432,48 @@ def test_a_boundary_that_hides_everything_leaves_the_outcome_unknown(
     ):
         agent.call(counter, "inc", NOTHING)
     assert "not known" in caught.value.message
+
+
+def pruned(keep: Callable[[tuple[bytes, ...]], list[tuple[bytes, ...]]], *, only: str) -> Any:
+    """Return a change that hides all of the certified state but some paths: what is left is as genuine as before."""
+
+    def apply(fields: dict[str, Any]) -> None:
+        data = fields["certificate"]
+        outer = cbor2.loads(data[3:])
+        tree = Certificate.parse(data).tree
+        below = (b"request_status", tree.labels(b"request_status")[0])
+        outer = {**outer, "tree": cbor2.loads(tree.pruned(keep(below)).encoded())}
+        fields["certificate"] = TAG + cbor2.dumps(outer)
+
+    return changed(apply, only=only)
+
+
+def test_what_is_left_out_of_a_certificate_is_not_absent(
+    agent: Agent, boundary: Boundary, network: SandboxNetwork, counter: Principal
+) -> None:
+    network.faults.add(ResetAfterExecution(), endpoint="call")
+    boundary.change = pruned(lambda _below: [(b"time",)], only="read_state")
+    error = refused(agent, counter)
+    assert (type(error), error.kind) == (CertificateError, "certificate_path")
+    assert error.context["may_have_run"]
+
+
+@pytest.mark.parametrize("hidden", [b"status", b"reply"])
+def test_a_reply_of_which_a_part_is_left_out_is_refused(
+    agent: Agent, boundary: Boundary, counter: Principal, hidden: bytes
+) -> None:
+    shown = {b"status", b"reply"} - {hidden}
+    boundary.change = pruned(lambda below: [(b"time",), *((*below, name) for name in shown)], only="call")
+    assert refused(agent, counter).kind == "certificate_path"
+
+
+@pytest.mark.parametrize("hidden", [b"error_code", b"reject_code", b"reject_message"])
+def test_a_rejection_of_which_a_part_is_left_out_is_refused(
+    agent: Agent, boundary: Boundary, counter: Principal, hidden: bytes
+) -> None:
+    shown = {b"status", b"error_code", b"reject_code", b"reject_message"} - {hidden}
+    boundary.change = pruned(lambda below: [(b"time",), *((*below, name) for name in shown)], only="call")
+    assert refused(agent, counter, "boom").kind == "certificate_path"
 
 
 def test_an_old_proof_of_absence_does_not_mean_that_a_call_never_ran(

@@ -125,6 +125,9 @@ def test_what_we_sent_is_blotted_out_of_answers() -> None:
     arg = b"DIDL\x00\x01\x71\x1c" + secret.encode()
     assert secret[:10] not in blotted(f"cannot store {secret}!", arg)
     assert blotted(f"cannot store {secret}!", arg) == "cannot store ***!"
+    assert blotted(f"cannot store {secret}", arg) == "cannot store ***"
+    answer = HttpAnswer(route="call m", status=400, body=b"", cause=secret)
+    assert secret not in repr(http_refusal(answer, now=NOW, arg=arg).context)
     refused = rejection(what="call m", reject_code=4, message=f"not {secret}", error_code=None, certified=True, arg=arg)
     assert secret not in str(refused) + repr(refused.context)
 

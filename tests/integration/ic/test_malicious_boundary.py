@@ -547,6 +547,15 @@ def test_a_query_answer_of_an_unknown_node_is_refused_after_one_look_at_the_keys
     assert len(boundary.paths("read_state")) == 2
 
 
+def test_keys_of_nodes_are_used_for_five_minutes(
+    agent: Agent, boundary: Boundary, story: Any, counter: Principal
+) -> None:
+    for seconds, looks in ((0, 1), (290, 1), (20, 2)):
+        story.sleep(seconds)
+        agent.query(counter, "get", NOTHING)
+        assert len(boundary.paths("read_state")) == looks
+
+
 @pytest.mark.parametrize("age_seconds", [3600, -3600])
 def test_a_query_answer_of_another_time_is_refused(
     agent: Agent, boundary: Boundary, network: SandboxNetwork, counter: Principal, age_seconds: float

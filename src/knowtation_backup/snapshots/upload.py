@@ -173,11 +173,24 @@ def upload(  # noqa: PLR0913 - one argument per independent part
         )
         try:
             return run.run()
-        except BackupError as error:
-            error.context.setdefault("canister_id", str(canister_id))
-            if notes.snapshot_id is not None:
-                error.context.setdefault("snapshot_id", str(notes.snapshot_id))
+        except BaseException as error:
+            _explain(error, notes, canister_id)
             raise
+
+
+def _explain(error: BaseException, notes: UploadJournal, canister_id: Principal) -> None:
+    """Say in an error, or an interruption, what is left on chain."""
+    if isinstance(error, BackupError):
+        error.context.setdefault("canister_id", str(canister_id))
+        if notes.snapshot_id is not None:
+            error.context.setdefault("snapshot_id", str(notes.snapshot_id))
+    if notes.snapshot_id is not None:
+        left = f"snapshot {notes.snapshot_id} of canister {canister_id} is not complete"
+    elif notes.before is not None:
+        left = f"a snapshot of canister {canister_id} may have been begun"
+    else:
+        return
+    error.add_note(f"{left}: upload the same again to go on with it, or give it up with abandon_upload()")
 
 
 def abandon_upload(

@@ -410,6 +410,24 @@ def interrupted(site: Site) -> SnapshotId:
     return half
 
 
+@pytest.mark.parametrize("event", ["upload.started", "upload.began", "upload.progress"])
+def test_who_interrupts_is_told_what_is_left(site: Site, event: str) -> None:
+    """Ctrl-C carries no context; the snapshot that was begun is named in a note."""
+
+    def interrupt(told: Event) -> None:
+        if told.name == event:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        site.upload(observer=interrupt)
+    notes = "".join(getattr(caught.value, "__notes__", []))
+    assert [str(item) in notes and "abandon_upload" in notes for item in site.snapshots()] == [True] * (
+        event != "upload.started"
+    )
+    assert site.upload().snapshot_id in site.snapshots()
+    assert len(site.snapshots()) == 1
+
+
 def test_what_was_begun_can_be_abandoned(site: Site) -> None:
     half = interrupted(site)
     assert abandon_upload(site.management, site.path, site.canister) == half

@@ -7,6 +7,7 @@ times a second.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import socket
@@ -46,32 +47,36 @@ def connect(
     """
     deadline = min(guard.clock() + timeout_seconds, guard.deadline)
 
-    def left() -> float:
+    def left(share: int = 1) -> Callable[[], float]:
+        """Return what tells how long to wait at most before looking again, until a *share* of the time is over."""
+        now = guard.clock()
+        return functools.partial(seconds_until, now + (deadline - now) / share)
+
+    def seconds_until(end: float) -> float:
         guard.cancellation.check()
-        seconds = deadline - guard.clock()
+        seconds = end - guard.clock()
         if seconds <= 0:
             raise TimeoutError("the connection was not made in time")
         return min(seconds, _SLICE_SECONDS)
 
     try:
         sock = _connected(place, left)
-        return sock if tls is None else _secured(sock, tls, left)
+        return sock if tls is None else _secured(sock, tls, left())
     except TimeoutError as error:
         raise httpx.ConnectTimeout("the connection was not made in time") from error
     except OSError as error:
         raise httpx.ConnectError(str(error)) from error
 
 
-def _connected(place: tuple[str, int], left: Callable[[], float]) -> socket.socket:
-    left()
+def _connected(place: tuple[str, int], left: Callable[[int], Callable[[], float]]) -> socket.socket:
+    left(1)()
     failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
+    found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, address) in enumerate(found):
         sock = socket.socket(family, kind, protocol)
         try:
-            _connect_one(sock, address, left)
-        except TimeoutError:
-            sock.close()
-            raise
+            # A host may have addresses that lead nowhere from here: time is left for the others.
+            _connect_one(sock, address, left(len(found) - number))
         except OSError as error:
             sock.close()
             failure = error

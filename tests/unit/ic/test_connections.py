@@ -1,5 +1,6 @@
 """Kept connections: whole bodies, bounds, cancellation, and how many large answers are in memory."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from knowtation_backup._engine.cancellation import Cancellation
 from knowtation_backup._transport import GUARD, Guard
 from knowtation_backup.errors import OperationCancelledError
+from knowtation_backup.ic.connecting import connect
 from knowtation_backup.ic.connections import Admission, LargeAnswers, WholeBody
 
 LARGE = 300_000
@@ -249,3 +251,26 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
         admission.leave()
     assert admission._buffers == []
     assert view.obj is first
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As of hosts with two kinds of addresses, of which one leads nowhere.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        contextlib.ExitStack() as filling,
+    ):
+        places = [silent.getsockname(), listening.getsockname()]
+        for _ in range(4):  # its queue is full: further connections are not answered
+            filler = filling.enter_context(socket.socket())
+            filler.settimeout(0)
+            filler.connect_ex(places[0])
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: found)
+        guard = Guard(cancellation=Cancellation(), deadline=time.monotonic() + 60)
+        with connect(("dual.example", 1), tls=None, guard=guard, timeout_seconds=1) as connected:
+            assert connected.getpeername() == places[1]
+        found.reverse()
+        del found[0]
+        with pytest.raises(httpx.ConnectTimeout):
+            connect(("dual.example", 1), tls=None, guard=guard, timeout_seconds=0.1)

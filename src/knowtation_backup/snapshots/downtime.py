@@ -16,7 +16,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import attrs
 
@@ -28,6 +28,9 @@ from .journal import DowntimeEntry
 from .site import Site, may_still_run
 
 __all__ = ["Downtime", "start_canister", "uninterrupted"]
+
+_LAST_LOOK_SECONDS: Final = 30.0
+"""For asking whether a canister runs when nobody wants to wait any more; starting it has its own time."""
 
 
 def uninterrupted(work: Callable[[], None]) -> BaseException | None:
@@ -111,7 +114,7 @@ def _down_error(canister_ids: Sequence[Principal], attempts: int, cause: BaseExc
     return SourceError(message, kind="canister_down", hint=hint, **context)
 
 
-def _tried(work: Callable[[], None]) -> BackupError | None:
+def _tried(work: Callable[[], object]) -> BackupError | None:
     """Do *work*, and return what it raised."""
     try:
         work()
@@ -313,26 +316,48 @@ class Downtime:
     def _settle(self, member: _Member) -> None:
         """Watch a canister until calls that got lost cannot take effect any more; may be interrupted."""
         site, canister_id = self._site, member.entry.canister_id
-        end = site.monotonic() + site.options.settle_seconds
-        site.tell("snapshot.settling", canister_id=str(canister_id), seconds=site.options.settle_seconds)
-        while True:
-            certain = not member.attempted or self._still_running(member)
-            if member.down is not None:
-                return
-            seen = member.watch is not None and _said_yes(member.watch)
-            left = end - site.monotonic()
-            if left <= 0 or (certain and seen and not member.unsettled):
-                break
-            site.sleep(min(site.options.settle_poll_seconds, left))
-        if certain:
+        seconds = site.options.settle_seconds
+        try:
+            site.tell("snapshot.settling", canister_id=str(canister_id), seconds=seconds)
+            certain = self._watched(member)
+        except BaseException as error:
+            # Who interrupts the watching, too, gets one last look, and is told who goes on with it.
+            uninterrupted(lambda: self._look_once(member))
+            error.add_note(
+                f"a call under way may still take effect on canister {canister_id}, for up to {seconds:g} s: "
+                "call SnapshotManager.recover(), which watches it for so long"
+            )
+            self._raise_down(error)
+            raise
+        if certain and member.down is None:
             site.journal.remove(member.entry)
 
-    def _still_running(self, member: _Member) -> bool:
+    def _watched(self, member: _Member) -> bool:
+        """Return whether it was certain in the end that the canister runs."""
+        site = self._site
+        end = site.monotonic() + site.options.settle_seconds
+        looks = 0
+        while True:
+            certain = not member.attempted or self._still_running(member)
+            seen = member.watch is not None and _said_yes(member.watch)
+            left = end - site.monotonic()
+            if member.down is not None or left <= 0 or (certain and seen and not member.unsettled):
+                return certain
+            looks += (
+                1  # often at first: what is late is mostly late by seconds, and the canister is down until we see it
+            )
+            site.sleep(min(site.delay(looks), site.options.settle_poll_seconds, left))
+
+    def _look_once(self, member: _Member) -> None:
+        if member.attempted:
+            _tried(lambda: self._still_running(member, seconds=_LAST_LOOK_SECONDS))
+
+    def _still_running(self, member: _Member, *, seconds: float | None = None) -> bool:
         try:
-            running = self._site.status(member.entry.canister_id).run_state is RunState.RUNNING
+            status = self._site.status(member.entry.canister_id, deadline_seconds=seconds)
         except BackupError:
             return False
-        if not running:
+        if status.run_state is not RunState.RUNNING:
             interruption = uninterrupted(lambda: self._start(member))
             if interruption is not None:
                 raise interruption

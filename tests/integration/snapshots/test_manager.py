@@ -409,6 +409,37 @@ def test_interrupting_again_and_again_does_not_keep_a_canister_stopped(stage: Sn
     assert manager.recover().ok
 
 
+def test_interrupting_the_watch_over_a_late_stop_does_not_keep_a_canister_stopped(
+    stage: SnapshotStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the stop is on its way, and again when it has arrived after the start."""
+    canister = stage.canister(3)
+    handle = type(stage.transport).handle_request
+
+    def held(transport: Any, request: httpx.Request) -> httpx.Response:
+        if b"stop_canister" in request.read() and transport._held is None:
+            copy = httpx.Request("POST", request.url, content=request.read(), headers=request.headers)
+            transport._held = (transport._now() + 0.5, copy)
+            raise KeyboardInterrupt
+        return handle(transport, request)
+
+    def interrupted(seconds: float) -> None:
+        stage.sleep(seconds)
+        assert not stage.running(canister)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(stage.transport), "handle_request", held)
+    manager = new_manager(stage)
+    manager._site = attrs.evolve(manager._site, sleep=interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        manager.take(canister, confirm=canister)
+    assert stage.running(canister)
+    assert "recover()" in "".join(caught.value.__notes__)
+    (recovered,) = stage.manager.recover().results
+    assert recovered.action == "running"
+    assert stage.manager.recover().results == ()
+
+
 def test_interrupting_every_start_does_not_keep_a_canister_stopped(
     stage: SnapshotStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

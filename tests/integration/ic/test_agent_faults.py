@@ -748,18 +748,29 @@ def test_a_key_holder_is_known_to_the_canister_and_reads_only_its_own_requests(
     assert caught.value.kind == "forbidden"
 
 
-def test_an_expired_delegation_is_refused_before_anything_is_sent(boundary: Boundary, counter: Principal) -> None:
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [
+        ({"expires_at_ns": 1}, "delegation_expired"),
+        ({"permissions": "queries"}, "delegation_permissions"),
+        ({"targets": (MANAGEMENT_CANISTER,)}, "delegation_target"),
+    ],
+)
+def test_what_a_delegation_does_not_allow_is_refused_before_anything_is_sent(
+    boundary: Boundary, counter: Principal, limits: dict[str, Any], kind: str
+) -> None:
     owner, session = (KeyIdentity(ed25519.Ed25519PrivateKey.generate()) for _ in range(2))
     assert owner.public_key is not None
     assert session.public_key is not None
-    link = SignedDelegation(public_key=session.public_key, expires_at_ns=1, signature=bytes(64))
+    fields = {"expires_at_ns": (1 << 64) - 1, **limits}
+    link = SignedDelegation(public_key=session.public_key, signature=bytes(64), **fields)
     chain = DelegationChain(public_key=owner.public_key, delegations=(link,))
     with (
         Agent("http://127.0.0.1:1", identity=DelegatedIdentity(session, chain), transport=boundary) as agent,
         pytest.raises(ConfigurationError) as caught,
     ):
         agent.call(counter, "inc", NOTHING)
-    assert caught.value.kind == "delegation_expired"
+    assert caught.value.kind == kind
     assert not boundary.requests
 
 

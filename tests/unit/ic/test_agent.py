@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -243,3 +244,13 @@ def test_a_status_is_read_as_far_as_it_goes() -> None:
         status = agent.status()
     assert (status.health, status.certified_height, status.root_key) == ("starting", None, None)
     assert "\x1b" not in status.impl_version
+
+
+def test_calls_alike_at_the_same_moment_are_different_requests() -> None:
+    network = Network([httpx.Response(400, text="no")])
+    moment = dt.datetime(2026, 4, 8, tzinfo=dt.UTC)
+    with agent_of(network, clock=lambda: moment) as agent:
+        for _ in range(3):
+            with pytest.raises(RejectedError):
+                agent.call(CANISTER, "m", NOTHING)
+    assert len({request.content for request in network.requests}) == 3

@@ -20,7 +20,7 @@ from ..model.ids import Principal
 from . import bls
 from .cbor import Buffer, CborError, CborReader
 from .delegations import ROOT_KEY_PREFIX, SubnetFacts, VerdictCache, root_bls_key
-from .hash_tree import Found, HashTree, Lookup
+from .hash_tree import NOT_USED, Found, HashTree, Lookup
 from .wire import IC_STATE_ROOT, leb128_decode
 
 __all__ = ["MAINNET_ROOT_KEY", "MAX_AGE", "Certificate", "Delegation", "moment", "verify_certificate"]
@@ -99,7 +99,7 @@ class Certificate:
         """When the subnet said so, in nanoseconds since 1970; raises `CertificateError` when it is left out."""
         found = self.tree.lookup(b"time")
         if not isinstance(found, Found):
-            raise CertificateError("a certificate does not tell its time", kind="certificate_path")
+            raise CertificateError("a certificate does not tell its time", kind="certificate_path", hint=NOT_USED)
         return leb128_decode(found.value)
 
     @property
@@ -177,7 +177,7 @@ def _check_signature(certificate: Certificate, key: bytes, *, delegated_to: Prin
     what = "the certificate" if delegated_to is None else f"the delegation to subnet {delegated_to}"
     if len(certificate.signature) != bls.SIGNATURE_BYTES:
         message = f"the signature of {what} is {len(certificate.signature)} bytes, not {bls.SIGNATURE_BYTES}"
-        raise CertificateError(message, kind=kind)
+        raise CertificateError(message, kind=kind, hint=NOT_USED)
     if not bls.verify(key, IC_STATE_ROOT + certificate.tree.root_hash, certificate.signature):
         message = f"{what} is not signed by the expected key"
         hint = "it was changed on its way, or it is of another network than the root key"

@@ -97,7 +97,7 @@ class DelegationChain:
         keys = [self.public_key, *(link.public_key for link in value)]
         if not 1 <= len(value) <= _MOST_LINKS or len(set(keys)) != len(keys):
             message = f"a delegation has 1 to {_MOST_LINKS} links and no key twice; this one has {len(value)} links"
-            raise ConfigurationError(message, kind="bad_delegation")
+            raise ConfigurationError(message, kind="bad_delegation", hint="export the delegation again")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -19,7 +19,7 @@ from ..errors import CertificateError, ConfigurationError
 from ..model.ids import Principal
 from .bls import PUBLIC_KEY_BYTES
 from .cbor import Buffer, CborError, decode, listed
-from .hash_tree import Found, HashTree, Unknown
+from .hash_tree import NOT_USED, Found, HashTree, Unknown
 
 __all__ = [
     "ROOT_KEY_PREFIX",
@@ -85,12 +85,14 @@ class SubnetFacts:
         found = tree.lookup(b"subnet", subnet_id.raw, b"public_key")
         if not isinstance(found, Found):
             message = f"the delegation to subnet {subnet_id} does not hold that subnet's key"
-            raise CertificateError(message, kind="certificate_delegation", subnet_id=str(subnet_id))
+            raise CertificateError(message, kind="certificate_delegation", hint=NOT_USED, subnet_id=str(subnet_id))
         try:
             public_key = bls_key(found.value)
         except ValueError:
             message = f"the delegation to subnet {subnet_id} holds a key of an unknown form"
-            raise CertificateError(message, kind="certificate_delegation", subnet_id=str(subnet_id)) from None
+            raise CertificateError(
+                message, kind="certificate_delegation", hint=NOT_USED, subnet_id=str(subnet_id)
+            ) from None
         return cls(
             subnet_id=subnet_id,
             public_key=public_key,
@@ -129,7 +131,9 @@ def _ranges(data: Buffer) -> Ranges:
     try:
         return tuple(_pair(pair) for pair in listed(decode(data, deepest=2, most_items=_MOST_RANGE_ITEMS)))
     except CborError as error:
-        raise CertificateError(f"canister ranges are malformed: {error}", kind="certificate_malformed") from None
+        raise CertificateError(
+            f"canister ranges are malformed: {error}", kind="certificate_malformed", hint=NOT_USED
+        ) from None
 
 
 def _pair(pair: object) -> tuple[bytes, bytes]:

@@ -25,7 +25,7 @@ from ..errors import CertificateError, ConfigurationError
 from ..model.ids import MANAGEMENT_CANISTER, Principal
 from .cbor import Buffer, CborError, append, decode, encode, head, listed
 from .certificate import Certificate, Delegation, moment, verify_certificate
-from .hash_tree import Found, leaf_digest
+from .hash_tree import NOT_USED, Found, leaf_digest
 from .wire import buffers_of, request_id
 
 __all__ = ["CallEvidence", "CertifiedReply", "DelegationBook"]
@@ -194,7 +194,7 @@ class CallEvidence:
             hint = "the argument, or a field of the record, is not what was sent"
             raise CertificateError(message, kind="evidence_question", hint=hint)
         if bytes(status.value) != b"replied":
-            raise CertificateError("the evidence is about a call without reply", kind="evidence_reply")
+            raise CertificateError("the evidence is about a call without reply", kind="evidence_reply", hint=NOT_USED)
         if certificate.tree.digest_at(*below, b"reply") != leaf_digest(buffers_of(reply)):
             message = f"the reply to {self.method_name!r} is not the one that the subnet certified"
             hint = "the stored bytes were changed or belong to another record"
@@ -294,7 +294,7 @@ class CallEvidence:
             named = b"\x01" + bytes((len(raw),)) + raw in start
         if not named:
             message = f"the evidence is said to be about canister {self.effective_canister_id}, the question is not"
-            raise CertificateError(message, kind="evidence_question")
+            raise CertificateError(message, kind="evidence_question", hint=NOT_USED)
 
     def _read_certificate(self) -> Certificate:
         bare = Certificate.parse(self.certificate)
@@ -315,4 +315,4 @@ def _delegation(value: object, shared: DelegationBook | None) -> Delegation | No
 
 
 def _malformed(why: str) -> CertificateError:
-    return CertificateError(f"a record of evidence is malformed: {why}", kind="certificate_malformed")
+    return CertificateError(f"a record of evidence is malformed: {why}", kind="certificate_malformed", hint=NOT_USED)

@@ -19,7 +19,10 @@ import attrs
 from ..errors import CertificateError
 from .cbor import Buffer, CborError, CborReader, head
 
-__all__ = ["Absent", "Found", "HashTree", "Lookup", "Unknown", "leaf_digest"]
+__all__ = ["NOT_USED", "Absent", "Found", "HashTree", "Lookup", "Unknown", "leaf_digest"]
+
+NOT_USED: Final = "nothing of it is used: ask again, perhaps by another address; take a stored record from another copy"
+"""What to try when an answer, or the record of one, is not genuine."""
 
 _MOST_DEPTH: Final = 128
 """What other agents accept; trees of the network stay below 70."""
@@ -92,7 +95,9 @@ class HashTree:
             tree = cls.read(reader)
             reader.end()
         except CborError as error:
-            raise CertificateError(f"a hash tree is malformed: {error}", kind="certificate_malformed") from None
+            raise CertificateError(
+                f"a hash tree is malformed: {error}", kind="certificate_malformed", hint=NOT_USED
+            ) from None
         return tree
 
     @classmethod
@@ -124,7 +129,7 @@ class HashTree:
             case 4:
                 return _UNKNOWN
         message = f"the certified state holds a subtree under {_shown(path)}, where a value was expected"
-        raise CertificateError(message, kind="certificate_path")
+        raise CertificateError(message, kind="certificate_path", hint=NOT_USED)
 
     def digest_at(self, *path: bytes) -> bytes | None:
         """Return the digest of what is under *path*, pruned or not; `None` when nothing is known to be there."""

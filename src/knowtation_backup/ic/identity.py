@@ -99,7 +99,7 @@ class AnonymousIdentity:
 
     def sign(self, message: bytes, /) -> bytes:  # noqa: ARG002 - part of the protocol
         """Refuse: anonymous requests carry no signature."""
-        raise ConfigurationError("the anonymous user cannot sign", kind="anonymous")
+        raise ConfigurationError("the anonymous user cannot sign", kind="anonymous", hint="pass an identity")
 
     def __repr__(self) -> str:
         return "AnonymousIdentity()"
@@ -277,7 +277,9 @@ def identity_from_pem_file(path: str | os.PathLike[str], *, password: bytes | No
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigurationError(f"the key file {name} is no regular file", kind="bad_pem")
+                raise ConfigurationError(
+                    f"the key file {name} is no regular file", kind="bad_pem", hint="name the file itself"
+                )
             data = b"".join(read_range(descriptor, 0, _MOST_PEM_BYTES + 1))
         finally:
             os.close(descriptor)
@@ -320,7 +322,9 @@ class _ForeignIdentity(_Secretive):
         except Exception as error:  # noqa: BLE001 - other people's code may raise anything
             # Neither its text nor its frames: the key may be in both.
             text = f"the given identity failed to sign ({type(error).__name__})"
-            raise ConfigurationError(text, kind="bad_identity") from None
+            raise ConfigurationError(
+                text, kind="bad_identity", hint="identity_from_pem_file() reads the key itself"
+            ) from None
 
 
 def identity_of(value: object) -> Identity:
@@ -350,4 +354,6 @@ def _foreign_links(links: Iterable[Any]) -> tuple[SignedDelegation, ...]:
     try:
         return tuple(SignedDelegation.of(link) for link in links)
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise ConfigurationError("the delegations of the given identity are malformed", kind="bad_delegation") from None
+        raise ConfigurationError(
+            "the delegations of the given identity are malformed", kind="bad_delegation", hint="log in again"
+        ) from None

@@ -34,7 +34,7 @@ from . import management_types as types
 from .candid import metadata_read_arg, snapshot_chunk, snapshot_read_arg, upload_data_arg
 from .cbor import Buffer, CborError
 from .cbor import decode as decode_cbor
-from .hash_tree import Absent, Found
+from .hash_tree import NOT_USED, Absent, Found
 
 if TYPE_CHECKING:
     from .._engine.cancellation import Cancellation
@@ -314,7 +314,7 @@ class ManagementCanister:
             raise RejectedError(message, kind="canister_not_found", hint=hint, certified=True)
         if not isinstance(controllers, Found) or not isinstance(module_hash, (Found, Absent)):
             message = f"the certificate about canister {canister_id} does not tell what was asked"
-            raise CertificateError(message, kind="certificate_path")
+            raise CertificateError(message, kind="certificate_path", hint=NOT_USED)
         return PublicInfo(
             canister_id=canister_id,
             controllers=_principals(controllers.value),
@@ -355,4 +355,6 @@ def _principals(value: memoryview) -> tuple[Principal, ...]:
             return tuple(Principal(bytes(item)) for item in items)
     except (CborError, ConfigurationError):
         pass
-    raise CertificateError("the controllers in a certificate are malformed", kind="certificate_malformed")
+    raise CertificateError(
+        "the controllers in a certificate are malformed", kind="certificate_malformed", hint=NOT_USED
+    )

@@ -20,7 +20,7 @@ from ..errors import CertificateError
 from ..model.ids import Principal
 from .certificate import MAX_AGE, Certificate
 from .delegations import contains, flat_ranges
-from .hash_tree import Found
+from .hash_tree import NOT_USED, Found
 from .wire import IC_RESPONSE, Buffer, content_hash
 
 __all__ = ["node_keys", "verify_query_signatures"]
@@ -51,7 +51,7 @@ def node_keys(
         ranges = flat_ranges(certificate.tree, subnet_id)
         if effective_canister_id is not None and not contains(ranges or (), effective_canister_id.raw):
             message = f"the root subnet answered for canister {effective_canister_id}, which is not one of its own"
-            raise CertificateError(message, kind="certificate_range", subnet_id=str(subnet_id))
+            raise CertificateError(message, kind="certificate_range", hint=NOT_USED, subnet_id=str(subnet_id))
     keys: dict[Principal, bytes] = {}
     for label in certificate.tree.labels(b"subnet", subnet_id.raw, b"node"):
         found = certificate.lookup(b"subnet", subnet_id.raw, b"node", label, b"public_key")
@@ -60,14 +60,16 @@ def node_keys(
             keys[node] = key
     if not keys:
         message = f"the certificate holds no keys of the nodes of subnet {subnet_id}"
-        raise CertificateError(message, kind="certificate_path", subnet_id=str(subnet_id))
+        raise CertificateError(message, kind="certificate_path", hint=NOT_USED, subnet_id=str(subnet_id))
     return keys
 
 
 def _checked_key(label: bytes, key: bytes) -> tuple[Principal, bytes]:
     node = Principal.self_authenticating(key)
     if len(key) != _ED25519_DER_BYTES or not key.startswith(_ED25519_PREFIX) or node.raw != label:
-        raise CertificateError(f"the certified key of node {label.hex()} is not that node's", kind="node_key")
+        raise CertificateError(
+            f"the certified key of node {label.hex()} is not that node's", kind="node_key", hint=NOT_USED
+        )
     return node, key
 
 
@@ -98,7 +100,7 @@ def verify_query_signatures(
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= min(len(keys), _MOST_NODES):
         count = len(signatures) if isinstance(signatures, list) else 0
         message = f"the answer of a query has {count} signatures, of a subnet of {len(keys)} nodes"
-        raise CertificateError(message, kind="node_signature")
+        raise CertificateError(message, kind="node_signature", hint=NOT_USED)
     for signature in signatures:
         match signature:
             case {"timestamp": time_ns, "signature": data, "identity": identity} if _is_number(time_ns) and _are_bytes(
@@ -109,7 +111,9 @@ def verify_query_signatures(
                 signable = {**signed, "request_id": request_id, "timestamp": time_ns}
                 _check(node, keys[node], bytes(data), IC_RESPONSE + content_hash(signable))
             case _:
-                raise CertificateError("a signature under the answer of a query is malformed", kind="node_signature")
+                raise CertificateError(
+                    "a signature under the answer of a query is malformed", kind="node_signature", hint=NOT_USED
+                )
 
 
 def _are_bytes(*values: object) -> bool:
@@ -129,7 +133,9 @@ def _signed_fields(answer: Mapping[str, Any]) -> dict[str, Any]:
             name = answer.get("error_code")
             if name is None or isinstance(name, str):
                 return {"status": "rejected", "reject_code": code, "reject_message": text, "error_code": name}
-    raise CertificateError("the answer of a query has neither reply nor rejection", kind="node_signature")
+    raise CertificateError(
+        "the answer of a query has neither reply nor rejection", kind="node_signature", hint=NOT_USED
+    )
 
 
 def _known_node(identity: bytes, keys: Mapping[Principal, bytes]) -> Principal:

@@ -119,7 +119,12 @@ class Sender:
         timeouts = self._timeouts
         left = min(waiting.left_seconds, timeouts.attempt_seconds)
         if left <= 0:
-            raise SourceUnavailableError(f"no time was left for {route}", kind="unreachable", route=route)
+            raise SourceUnavailableError(
+                f"no time was left for {route}",
+                kind="unreachable",
+                hint="allow more with deadline_seconds=",
+                route=route,
+            )
         guard = Guard(cancellation=waiting.cancellation, deadline=waiting.monotonic() + left, clock=waiting.monotonic)
         request = httpx.Request(
             verb,
@@ -177,7 +182,9 @@ class Sender:
                 raise _too_large(route, limit)
             if guard.remaining_seconds < 0:
                 message = f"the answer to {route} was not complete in time"
-                raise SourceUnavailableError(message, kind="timeout", route=route)
+                raise SourceUnavailableError(
+                    message, kind="timeout", hint="try again, or allow more with AgentTimeouts", route=route
+                )
         return body.getvalue()
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from ..errors import CertificateError
 from .cbor import SELF_DESCRIBED, Buffer, append, head
+from .hash_tree import NOT_USED
 
 if TYPE_CHECKING:
     from .identity import Identity, SignedDelegation
@@ -82,7 +83,7 @@ def leb128_decode(data: Buffer) -> int:
 
 
 def _bad_number() -> CertificateError:
-    return CertificateError("a number in a certified answer is malformed", kind="certificate_malformed")
+    return CertificateError("a number in a certified answer is malformed", kind="certificate_malformed", hint=NOT_USED)
 
 
 def buffers_of(value: Buffer | Sequence[Buffer]) -> tuple[memoryview, ...]:

@@ -353,8 +353,14 @@ def _health_error(canister_id: Principal, health_check: HealthCheck) -> BackupEr
         return error
     except Exception as error:  # noqa: BLE001 - the caller's own code; whatever it raises means no
         return SourceError(
-            f"the health check of canister {canister_id} raised {type(error).__name__}", kind="unhealthy"
+            f"the health check of canister {canister_id} raised {type(error).__name__}",
+            kind="unhealthy",
+            hint="call the health check by itself to see why",
         )
     if verdict is False:
-        return SourceError(f"the health check of canister {canister_id} said no", kind="unhealthy")
+        return SourceError(
+            f"the health check of canister {canister_id} said no",
+            kind="unhealthy",
+            hint="look at the canister and its log",
+        )
     return None

@@ -210,7 +210,7 @@ class NewSnapshotDirectory:
         self._done: set[SnapshotPart] = set()
         self._published = False
         if not self.path.name:
-            raise ConfigurationError(f"{self.path} cannot be written to", kind="bad_path")
+            raise ConfigurationError(f"{self.path} cannot be written to", kind="bad_path", hint="name a new directory")
         try:
             with os_errors_translated(f"writing to {self.partial_path}"):
                 self._begin(origin, restart=restart)
@@ -259,7 +259,11 @@ class NewSnapshotDirectory:
         file_fd = os.open(name, _WRITE_FLAGS, 0o600, dir_fd=directory_fd)
         self._open.callback(os.close, file_fd)
         if not stat.S_ISREG(os.fstat(file_fd).st_mode):
-            raise ConfigurationError(f"{name} in {self.partial_path} is not a file", kind="bad_path")
+            raise ConfigurationError(
+                f"{name} in {self.partial_path} is not a file",
+                kind="bad_path",
+                hint="remove it, or choose another place",
+            )
         return file_fd
 
     def _take_lock(self, partial_fd: int) -> None:

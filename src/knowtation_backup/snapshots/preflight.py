@@ -213,7 +213,10 @@ def _state(status: CanisterStatus) -> Check:
 def _code(status: CanisterStatus) -> Check:
     if status.module_hash is None:
         message = f"canister {status.canister_id} is empty; the network takes no snapshots of canisters without code"
-        return _failed("code", SourceError(message, kind="canister_empty", canister_id=str(status.canister_id)))
+        hint = "check the id; a canister without code has no state to keep"
+        return _failed(
+            "code", SourceError(message, kind="canister_empty", hint=hint, canister_id=str(status.canister_id))
+        )
     return Check(name="code", message=f"its module is {status.module_hash.hex()}")
 
 
@@ -243,8 +246,10 @@ def _cap(listing: SnapshotList, *, new_snapshots: int, replace: SnapshotId | str
         return _failed("cap", PlanStaleError(message, kind="snapshot_not_found", hint="list its snapshots"))
     room = MAX_SNAPSHOTS - len(listing) + (replace is not None)
     if new_snapshots > room:
-        message = f"canister {where} has {len(listing)} snapshots; the network allows {MAX_SNAPSHOTS}"
-        hint = 'replace one: replace="oldest" or its id; or delete some: SnapshotManager.plan_retention'
+        message = (
+            f"canister {where} has {len(listing)} of {MAX_SNAPSHOTS} snapshots: there is no room for {new_snapshots}"
+        )
+        hint = 'delete some: SnapshotManager.plan_retention; or let take() replace one: replace="oldest" or an id'
         return _failed("cap", SourceError(message, kind="snapshot_cap", hint=hint, canister_id=where))
     return Check(name="cap", message=f"{len(listing)} of {MAX_SNAPSHOTS} snapshots")
 

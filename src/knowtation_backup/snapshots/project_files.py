@@ -49,7 +49,9 @@ Ids = dict[str, str | None]
 
 def bad_file(where: str, why: str) -> ConfigurationError:
     """Return the error for a file that cannot be used."""
-    return ConfigurationError(f"{where} cannot be read: {why}", kind="bad_canister_file")
+    return ConfigurationError(
+        f"{where} cannot be read: {why}", kind="bad_canister_file", hint="check the path and what wrote the file"
+    )
 
 
 def name_of(file: str | Path | bytes) -> str:

@@ -197,7 +197,9 @@ def _require(evidence: CallEvidence, head: ProvenanceHead, method: str) -> None:
     wanted = (MANAGEMENT_CANISTER, method, head.canister_id)
     if (evidence.canister_id, evidence.method_name, evidence.effective_canister_id) != wanted:
         message = f"evidence of {evidence.method_name!r:.60} stands where that of {method} should be"
-        raise CertificateError(message, kind="evidence_question")
+        raise CertificateError(
+            message, kind="evidence_question", hint="the file was changed, or put together from several"
+        )
 
 
 @attrs.frozen(kw_only=True, eq=False)

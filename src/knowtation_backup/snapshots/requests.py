@@ -36,7 +36,9 @@ def ids_of(canister_ids: CanisterIds) -> tuple[Principal, ...]:
     several = [given] if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else given
     ids = tuple(dict.fromkeys(Principal.parse(item.strip() if isinstance(item, str) else item) for item in several))
     if not ids:
-        raise ConfigurationError("no canister is named", kind="bad_option", option="canister_ids")
+        raise ConfigurationError(
+            "no canister is named", kind="bad_option", hint="name one or more", option="canister_ids"
+        )
     return ids
 
 

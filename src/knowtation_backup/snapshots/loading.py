@@ -86,6 +86,8 @@ class _Load:
     """Whether a load was, or may have been, executed."""
     version: int | None = None
     rolled_back: bool = False
+    module_hash: bytes | None = None
+    """Of what was loaded, as the subnet certifies it."""
 
     def run(self, checked: CanisterPreflight) -> tuple[Downtime, dt.datetime]:
         """Load; returns the guard after everything was started, and the moment of the stop."""
@@ -118,7 +120,9 @@ class _Load:
                 downtime.left_seconds(1.0)
                 self._load(self.snapshot_id, downtime)
                 self._step("load", f"snapshot {self.snapshot_id}")
-                self.expected.check(self.site.status(self.canister_id))
+                status = self.site.status(self.canister_id)
+                self.expected.check(status)
+                self.module_hash = status.module_hash
                 self._step("verify", "module and memory sizes are those of the snapshot")
                 downtime.note(self.canister_id, pending="")
         except BaseException as error:
@@ -294,6 +298,12 @@ def load_snapshot(  # noqa: PLR0913 - the parts of a load
         if safety_snapshot and empty:
             message = f"canister {canister_id} was empty, so there is no state from before to go back to"
             findings.append(Finding(code="no_safety_snapshot", where=str(canister_id), message=message))
+        if not empty and load.module_hash != checked.status.module_hash:
+            message = (
+                f"the code of canister {canister_id} is another one now: module {_hex(load.module_hash)}, "
+                f"before {_hex(checked.status.module_hash)}"
+            )
+            findings.append(Finding(code="code_changed", where=str(canister_id), message=message))
         report = LoadReport(
             canister_id=canister_id,
             snapshot_id=snapshot_id,
@@ -310,7 +320,24 @@ def load_snapshot(  # noqa: PLR0913 - the parts of a load
             snapshot_id=str(snapshot_id),
             downtime_seconds=round(report.downtime_seconds, 3),
         )
-        return report if health_check is None else _checked(site, report, health_check)
+        if health_check is None:
+            return report
+        try:
+            return _checked(site, report, health_check)
+        except BaseException as error:
+            _name_loaded(error, report)
+            raise
+
+
+def _name_loaded(error: BaseException, report: LoadReport) -> None:
+    """Say what a canister holds, and where its former state is, when it is not known whether it is well."""
+    error.add_note(f"canister {report.canister_id} was loaded with snapshot {report.snapshot_id} before that")
+    if report.safety_snapshot is None:
+        return
+    safety = str(report.safety_snapshot.snapshot_id)
+    error.add_note(f"the state from before the load is snapshot {safety}: roll_back() to it, if need be")
+    if isinstance(error, BackupError):
+        error.context["safety_snapshot"] = safety
 
 
 def _checked(site: Site, report: LoadReport, health_check: HealthCheck) -> LoadReport:

@@ -146,7 +146,7 @@ def apply_settings(
     management: ManagementCanister,
     plan: SettingsPlan,
     *,
-    confirm: str,
+    confirm: Principal | str,
     lose_control: bool = False,
     cancellation: Cancellation | None = None,
 ) -> SettingsReport:
@@ -156,17 +156,17 @@ def apply_settings(
     Args:
         management: Calls as a controller.
         plan: What to change.
-        confirm: The canister's id as text: says that this canister is meant.
+        confirm: The canister's id again: says that this canister is meant.
         lose_control: Allow controllers among which the caller is not.
         cancellation: Ends waiting.
 
     Raises:
-        ConfigurationError: *confirm* is another text (``not_confirmed``), or the caller would no longer be a
+        ConfigurationError: *confirm* is another id (``not_confirmed``), or the caller would no longer be a
             controller (``would_lose_control``).
         PlanStaleError: A setting is no longer as it was when the plan was made.
         RejectedError: The network refuses; nothing was changed.
     """
-    if confirm != str(plan.canister_id):
+    if str(confirm) != str(plan.canister_id):
         message = f"changing the settings of {plan.canister_id} was not confirmed"
         raise ConfigurationError(message, kind="not_confirmed", hint="pass the canister's id as confirm=")
     if plan.empty:

@@ -32,7 +32,7 @@ from knowtation_backup.model.reports import Outcome
 from knowtation_backup.sandbox import Answer
 from knowtation_backup.sandbox.management.context import ManagementOptions
 from knowtation_backup.sandbox.state import CanisterStatus as SandboxStatus
-from knowtation_backup.snapshots.reports import Taken
+from knowtation_backup.snapshots.reports import LoadReport, Taken
 
 pytestmark = pytest.mark.sandbox
 
@@ -554,6 +554,30 @@ def test_an_unhealthy_canister_is_rolled_forward(stage: SnapshotStage, failing: 
     assert "secret detail" not in str(report)
     assert "back at the state from before" in str(report)
     assert "snapshot.unhealthy" in stage.names()
+
+
+def test_who_interrupts_a_health_check_is_told_where_the_former_state_is(stage: SnapshotStage) -> None:
+    canister = stage.canister(3)
+    wanted = taken(stage, canister)
+
+    def interrupted(_canister_id: Principal) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        stage.manager.roll_back(canister, wanted, confirm=canister, health_check=interrupted)
+    (safety,) = stage.snapshots(canister) - {wanted}
+    assert str(safety) in "".join(caught.value.__notes__)
+    assert stage.running(canister)
+
+
+@pytest.mark.parametrize("custom_section", [b"", b"\x00\x02\x01a"], ids=["same", "other"])
+def test_a_report_says_when_a_load_changes_the_code(stage: SnapshotStage, wasm: bytes, custom_section: bytes) -> None:
+    source, target = stage.canister(wasm=wasm + custom_section), stage.canister()
+    report = stage.manager.clone(source, taken(stage, source), target, confirm=target)
+    assert isinstance(report, LoadReport)
+    assert [item.code for item in report.findings if item.code == "code_changed"] == ["code_changed"] * bool(
+        custom_section
+    )
 
 
 def test_an_unhealthy_canister_without_a_safety_snapshot_is_reported(stage: SnapshotStage) -> None:

@@ -20,7 +20,7 @@ import attrs
 
 from ..errors import ConfigurationError, SignatureError, UnsupportedFormatError
 from .details import ArchiveDetails
-from .json_input import typed
+from .json_input import check_nesting, typed
 from .moments import iso_ms, parse_iso
 
 __all__ = ["MAX_STATEMENT_BYTES", "STATEMENT_CONTEXT", "ContentStatement"]
@@ -79,6 +79,7 @@ class ContentStatement:
             UnsupportedFormatError: A statement of a newer format version.
         """
         try:
+            check_nesting(data)
             value = json.loads(data)
             if value["format"] != STATEMENT_FORMAT:
                 raise _damaged(f"its format is {value['format']!r:.80}")

@@ -17,6 +17,7 @@ read = lambda data: ExportReader([head + data]).read_all()
 """,
     "details": "from knowtation_backup.model.details import ArchiveDetails\nread = ArchiveDetails.from_bytes",
     "manifest": "from knowtation_backup.model.manifest import Manifest\nread = Manifest.from_bytes",
+    "statement": "from knowtation_backup import ContentStatement\nread = ContentStatement.from_bytes",
     "downtime": """
 import pathlib, tempfile
 from knowtation_backup.snapshots.journal import DowntimeJournal
@@ -58,7 +59,7 @@ def test_a_bomb_is_an_error_not_a_crash(reader: str, bomb: bytes) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stderr[-500:]
-    assert result.stdout.strip() in {"JsonError", "IntegrityError", "ManifestError", "ExportError"}
+    assert result.stdout.strip() in {"JsonError", "IntegrityError", "ManifestError", "ExportError", "SignatureError"}
 
 
 def test_brackets_in_strings_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

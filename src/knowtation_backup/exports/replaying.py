@@ -26,6 +26,7 @@ from ..hub.client import HubClient
 from ..hub.encoding import secret_text
 from ..hub.limits import HubLimits
 from ..ic.certificate import MAINNET_ROOT_KEY
+from ..ic.delegations import root_key_der
 from ..model.ids import Principal
 from ..model.moments import parse_iso
 from ..model.reports import Finding
@@ -96,7 +97,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
     evidence: bytes | Iterable[bytes],
     payload: bytes | Iterable[bytes],
     *,
-    root_key: bytes = MAINNET_ROOT_KEY,
+    root_key: bytes | str = MAINNET_ROOT_KEY,
     canister_id: Principal | str | None = None,
     operator_key: str | None = None,
     gateway_secret: str | None = None,
@@ -109,7 +110,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
     Args:
         evidence: The side file ``certified-replies.bin``.
         payload: The plain payload, whole or in chunks of any size.
-        root_key: Of the network, in DER form.
+        root_key: Of the network, in DER form or as hexadecimal digits.
         canister_id: Whose replies are expected; `None` for whatever canister the evidence names.
         operator_key: With it (and the gateway secret, where the hub has one), the arguments of the calls are checked to
             the last byte. Without, that those who made the export asked what the evidence says is as they signed it.
@@ -128,7 +129,7 @@ def verify_export_evidence(  # noqa: PLR0913 - evidence and payload, the rest op
     }
     secrets = {name: value for name, value in given.items() if value is not None}
     expected = None if canister_id is None else Principal.parse(canister_id)
-    return _Check(file=file, root_key=root_key, secrets=secrets, expected=expected).report(chunks)
+    return _Check(file=file, root_key=root_key_der(root_key), secrets=secrets, expected=expected).report(chunks)
 
 
 @attrs.define(kw_only=True, eq=False)

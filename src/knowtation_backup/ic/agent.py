@@ -35,7 +35,7 @@ from ..model.ids import Principal
 from .addresses import MAINNET, NodeAddress
 from .calls import CallRun
 from .certificate import MAINNET_ROOT_KEY, Certificate
-from .delegations import root_bls_key
+from .delegations import root_key_der
 from .evidence import CertifiedReply
 from .identity import AnonymousIdentity, Identity, identity_of
 from .limits import AgentLimits, AgentTimeouts
@@ -96,7 +96,7 @@ class Agent:
         self._timeouts = timeouts or AgentTimeouts()
         self._limits = limits or AgentLimits()
         address = NodeAddress.parse(url)
-        key = _root_key(root_key)
+        key = root_key_der(root_key)
         keep_seconds = self._limits.key_cache_seconds
         self._link = Link(
             sender=Sender(
@@ -311,12 +311,3 @@ def fetch_root_key(
         return read_status(sender, waiting, clock=utc_now).checked_root_key()
     finally:
         sender.close()
-
-
-def _root_key(value: bytes | str) -> bytes:
-    try:
-        key = bytes.fromhex(value) if isinstance(value, str) else bytes(value)
-    except (TypeError, ValueError):
-        key = b""
-    root_bls_key(key)  # raises unless it is one
-    return key

@@ -30,6 +30,7 @@ __all__ = [
     "contains",
     "flat_ranges",
     "root_bls_key",
+    "root_key_der",
 ]
 
 ROOT_KEY_PREFIX: Final = bytes.fromhex("308182301d060d2b0601040182dc7c0503010201060c2b0601040182dc7c05030201036100")
@@ -59,6 +60,16 @@ def root_bls_key(der: bytes) -> bytes:
         message = "this is not the root key of a network"
         hint = "give it in DER form, 133 bytes, or as 266 hexadecimal digits"
         raise ConfigurationError(message, kind="bad_root_key", hint=hint) from None
+
+
+def root_key_der(value: bytes | str) -> bytes:
+    """Return a network's root key in DER form, given so or as hexadecimal digits; raises `ConfigurationError`."""
+    try:
+        key = bytes.fromhex(value) if isinstance(value, str) else bytes(value)
+    except (TypeError, ValueError):
+        key = b""
+    root_bls_key(key)  # raises unless it is one
+    return key
 
 
 def contains(ranges: Ranges, canister_id: bytes) -> bool:

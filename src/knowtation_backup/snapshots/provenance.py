@@ -26,6 +26,7 @@ from .._engine.local_files import os_errors_translated
 from .._engine.prefetch import prefetch
 from ..errors import DigestMismatchError, IntegrityError
 from ..ic.cbor import Buffer
+from ..ic.delegations import root_key_der
 from ..ic.management_types import snapshot_metadata_of
 from ..model.canisters import CHUNK_BYTES, SectionName, Slice, SnapshotMetadata, SnapshotPart, StoredChunk, moment_of
 from ..model.ids import Principal, SnapshotId
@@ -74,9 +75,9 @@ def check_provenance(  # noqa: PLR0913 - what is proved, from what
     provenance: Provenance,
     read: Callable[[SnapshotPart], Buffer],
     *,
-    root_key: bytes,
-    canister_id: Principal | None = None,
-    snapshot_id: SnapshotId | None = None,
+    root_key: bytes | str,
+    canister_id: Principal | str | None = None,
+    snapshot_id: SnapshotId | str | None = None,
     workers: int = 2,
 ) -> tuple[SnapshotMetadata, ProvenanceReport]:
     """
@@ -87,7 +88,7 @@ def check_provenance(  # noqa: PLR0913 - what is proved, from what
     Args:
         provenance: As read from its file.
         read: Returns the bytes of a part; called by several threads.
-        root_key: Of the network, in DER form.
+        root_key: Of the network, in DER form or as hexadecimal digits.
         canister_id: The canister it must be of; `None` accepts any and says which in the report.
         snapshot_id: Likewise.
         workers: Threads.
@@ -100,17 +101,17 @@ def check_provenance(  # noqa: PLR0913 - what is proved, from what
         IntegrityError: Kind ``provenance_mismatch``: it is about something else, or parts overlap. Kind
             ``provenance_incomplete``: for a part there is no evidence.
     """
-    head = provenance.head
+    head, key = provenance.head, root_key_der(root_key)
     for what, found, wanted in (
-        ("canister", head.canister_id, canister_id),
-        ("snapshot", head.snapshot_id, snapshot_id),
+        ("canister", head.canister_id, None if canister_id is None else Principal.parse(canister_id)),
+        ("snapshot", head.snapshot_id, None if snapshot_id is None else SnapshotId.parse(snapshot_id)),
     ):
         if wanted is not None and found != wanted:
             message = f"the evidence is about {what} {found}, and not {wanted}"
             raise IntegrityError(message, kind="provenance_mismatch", hint=_HINT_MIXED)
     if provenance.metadata is None:
         raise IntegrityError("the evidence of the metadata is missing", kind="provenance_incomplete")
-    times = [provenance.metadata.check(head, root_key=root_key)]
+    times = [provenance.metadata.check(head, root_key=key)]
     metadata = snapshot_metadata_of(provenance.metadata.reply)
     missing = next(_missing(metadata, [record.part for record in provenance.parts]), None)
     if missing is not None:
@@ -125,7 +126,7 @@ def check_provenance(  # noqa: PLR0913 - what is proved, from what
         if isinstance(record.part, Slice) and len(data) != record.part.size_bytes:
             message = f"{record.part} has {len(data)} bytes"
             raise IntegrityError(message, kind="provenance_mismatch", part=str(record.part))
-        return record.check(head, data, root_key=root_key), len(data)
+        return record.check(head, data, root_key=key), len(data)
 
     size = 0
     for at, length in prefetch(check, provenance.parts, workers=workers, window=2 * workers):
@@ -182,9 +183,9 @@ def _missing(metadata: SnapshotMetadata, have: Iterable[SnapshotPart]) -> Iterat
 def verify_provenance(
     directory: str | os.PathLike[str],
     *,
-    root_key: bytes,
-    canister_id: Principal | None = None,
-    snapshot_id: SnapshotId | None = None,
+    root_key: bytes | str,
+    canister_id: Principal | str | None = None,
+    snapshot_id: SnapshotId | str | None = None,
     workers: int = 2,
 ) -> ProvenanceReport:
     """
@@ -195,7 +196,7 @@ def verify_provenance(
 
     Args:
         directory: With ``provenance.cbor`` in it.
-        root_key: Of the network, in DER form: 133 bytes. It is all that is trusted.
+        root_key: Of the network, in DER form, 133 bytes, or as 266 hexadecimal digits. It is all that is trusted.
         canister_id: The canister it must be of; `None` accepts any and says which in the report.
         snapshot_id: Likewise.
         workers: Threads.

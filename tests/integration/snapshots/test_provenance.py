@@ -11,7 +11,7 @@ import pytest
 from provenance_mini import check as check_from_the_page
 from snapshot_source import snapshot_source
 
-from knowtation_backup.errors import BackupError, CertificateError, IntegrityError
+from knowtation_backup.errors import BackupError, CertificateError, ConfigurationError, IntegrityError
 from knowtation_backup.ic.cbor import CborReader, encode
 from knowtation_backup.model.canisters import SnapshotPart
 from knowtation_backup.model.ids import Principal, SnapshotId
@@ -80,6 +80,15 @@ def test_a_download_is_proved_by_the_root_key_alone(genuine: Genuine) -> None:
     )
     assert report.evidence_bytes == len(genuine.evidence)
     assert f"{report.size_bytes:,} bytes in 7 parts" in str(report)
+
+
+def test_key_and_ids_may_be_given_as_text(genuine: Genuine) -> None:
+    report = verify_provenance(genuine.path, root_key=genuine.root_key)
+    canister, snapshot, key = str(report.canister_id), str(report.snapshot_id), genuine.root_key.hex()
+    assert verify_provenance(genuine.path, root_key=key, canister_id=canister, snapshot_id=snapshot) == report
+    with pytest.raises(ConfigurationError) as caught:
+        verify_provenance(genuine.path, root_key="00")
+    assert caught.value.kind == "bad_root_key"
 
 
 def test_every_field_of_the_evidence_counts(genuine: Genuine) -> None:

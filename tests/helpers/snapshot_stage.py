@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import cbor2
 import httpx
 import wasmtime
 
@@ -36,7 +37,21 @@ OUTAGE_SECONDS = 400.0
 """Longer than a call can live and than its deadline."""
 LATE_SECONDS = 100.0
 
-FAULTS = ("refused", "reset_before", "reset_after", "outage_before", "outage_after", "late", "busy", "interrupted")
+FAULTS = (
+    "refused",
+    "reset_before",
+    "reset_after",
+    "outage_before",
+    "outage_after",
+    "late",
+    "denied",
+    "busy",
+    "interrupted",
+)
+"""``denied``: whoever passes requests on refuses one in the network's name, and delivers it later."""
+DENIAL = cbor2.dumps(
+    {"status": "non_replicated_rejection", "reject_code": 4, "reject_message": "no", "error_code": "IC0406"}
+)
 
 
 def counter_wasm() -> bytes:
@@ -109,10 +124,10 @@ class FaultyTransport(httpx.BaseTransport):
             case "reset_before" | "outage_before":
                 pass
             case "late":
-                self._held = (
-                    self._now() + LATE_SECONDS,
-                    httpx.Request("POST", request.url, content=request.read(), headers=request.headers),
-                )
+                self._hold(request)
+            case "denied":
+                self._hold(request)
+                return httpx.Response(200, content=DENIAL, headers={"content-type": "application/cbor"})
             case "interrupted":
                 self.inner.handle_request(request).read()
                 raise KeyboardInterrupt
@@ -122,6 +137,10 @@ class FaultyTransport(httpx.BaseTransport):
             self._gone_until = self._now() + OUTAGE_SECONDS
         message = "reset on purpose"
         raise httpx.ReadError(message)
+
+    def _hold(self, request: httpx.Request) -> None:
+        later = httpx.Request("POST", request.url, content=request.read(), headers=request.headers)
+        self._held = (self._now() + LATE_SECONDS, later)
 
     def _now(self) -> float:
         return self.network.clock.now_ns() / 1e9

@@ -32,13 +32,14 @@ DEFINED = sorted(set(_defined()), key=_name)
 ALL = [cls for cls in DEFINED if cls.__module__ == errors.__name__ and issubclass(cls, BackupError)]
 
 CAUGHT_INSIDE = {
+    "ic.cbor.CborError",
     "sandbox.execution.native.WasmTrap",
     "sandbox.execution.wasm_binary.WasmFormatError",
     "sandbox.protocol.crypto.UnsupportedKeyError",
     "sandbox.protocol.http1.BadRequestError",
     "sandbox.protocol.ingress.IngressError",
 }
-"""Messages between internal modules of the sandbox, which become refusals and HTTP replies before they get out."""
+"""Messages between internal modules, which become errors of ours, refusals or HTTP replies before they get out."""
 
 
 def test_every_exception_class_that_can_get_out_is_a_backup_error() -> None:

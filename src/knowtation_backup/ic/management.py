@@ -8,10 +8,11 @@ marked as repeatable follows from what they do:
 repeatable                                     why
 =============================================  =====================================================================
 reads, lists, status                           they change nothing
-``start``, ``stop``                            a second one finds the canister as the first one left it
+``start``                                      a second one finds the canister as the first one left it
 ``upload_snapshot_data``                       the same bytes go to the same place
 not: ``take_snapshot``, ``upload_snapshot_     a second one makes a second snapshot, or finds the one to replace gone
 metadata``
+not: ``stop``                                  one that comes late stops a canister that was started meanwhile
 not: ``load_snapshot``                         a second one would discard what the canister did in between
 not: ``delete_snapshot``, ``update_settings``  a second one may fail, or undo what somebody else did in between
 =============================================  =====================================================================
@@ -266,7 +267,7 @@ class ManagementCanister:
             RejectedError: ``IC0206``: it could not be stopped in time and **is still stopping**; ``IC0511``: somebody
                 started it meanwhile.
         """
-        self._call(canister_id, "stop_canister", types.canister_arg(canister_id), repeatable=True, **options)
+        self._call(canister_id, "stop_canister", types.canister_arg(canister_id), **options)
 
     def update_settings(
         self,

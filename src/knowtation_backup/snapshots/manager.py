@@ -188,14 +188,10 @@ class SnapshotManager:
     def _delete(self, canister_id: Principal, snapshot_id: SnapshotId) -> None:
         try:
             self._site.management.delete_snapshot(canister_id, snapshot_id)
-        except RejectedError as error:
-            # Gone between listing and deleting: by us, if an answer was lost, or by somebody else; gone it is.
-            if error.kind != "snapshot_not_found":
-                raise
         except BackupError as error:
-            if not may_still_run(error):
-                raise
-            if self.list(canister_id).find(snapshot_id) is not None:
+            # Gone between listing and deleting: by us, if an answer was lost, or by somebody else; gone it is.
+            gone = isinstance(error, RejectedError) and error.certified and error.kind == "snapshot_not_found"
+            if not gone and (not may_still_run(error) or self.list(canister_id).find(snapshot_id) is not None):
                 raise
         self._site.tell("snapshot.deleted", canister_id=str(canister_id), snapshot_id=str(snapshot_id))
 

@@ -27,7 +27,7 @@ def deleted(site: Site, canister_id: Principal, snapshot_id: SnapshotId) -> bool
     try:
         site.management.delete_snapshot(canister_id, snapshot_id)
     except BackupError as error:
-        return error.kind == "snapshot_not_found"
+        return isinstance(error, RejectedError) and error.certified and error.kind == "snapshot_not_found"
     site.tell("snapshot.deleted", canister_id=str(canister_id), snapshot_id=str(snapshot_id))
     return True
 

@@ -93,9 +93,13 @@ class Site:
 
 
 def may_still_run(error: BaseException) -> bool:
-    """Whether the call that ended with *error* may have been executed, or may yet be."""
-    if isinstance(error, RejectedError) and error.certified:
-        return False
+    """
+    Whether the call that ended with *error* may have been executed, or may yet be.
+
+    A refusal that nobody signed settles nothing: whoever passes requests on could refuse one and deliver it later.
+    """
+    if isinstance(error, RejectedError):
+        return not error.certified
     if isinstance(error, OutcomeUnknownError):
         return True
     if isinstance(error, BackupError):

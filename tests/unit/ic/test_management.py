@@ -227,7 +227,7 @@ METHODS_ASKED: dict[str, tuple[str, bool, bytes, Method]] = {
         lambda it: it.canister_status(CANISTER),
     ),
     "start_canister": ("call", True, NOTHING, lambda it: it.start(CANISTER)),
-    "stop_canister": ("call", True, NOTHING, lambda it: it.stop(CANISTER)),
+    "stop_canister": ("call", False, NOTHING, lambda it: it.stop(CANISTER)),
     "update_settings": ("call", False, NOTHING, lambda it: it.update_settings(CANISTER, controllers=[ANONYMOUS])),
     "fetch_canister_logs": (
         "query",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snapshot_stage import FAULTS, SnapshotStage, counter_wasm, new_manager, snapshot_stage
+from snapshot_stage import FAULTS, LATE_SECONDS, SnapshotStage, counter_wasm, new_manager, snapshot_stage
 
 from knowtation_backup.errors import BackupError
 from knowtation_backup.model.ids import Principal, SnapshotId
@@ -58,6 +58,7 @@ def attempt(operation: Callable[[], Any]) -> tuple[Any, bool]:
 
 def require_sound(stage: SnapshotStage, said: object, before: dict[Principal, set[SnapshotId]]) -> set[SnapshotId]:
     """Check what must hold after any fault; return nameless snapshots, which the next upload goes on with."""
+    stage.sleep(LATE_SECONDS)  # whatever was held back and can still be executed is executed now
     told = named_in(said, stage.events)
     uploading = list(stage.journal.parent.glob("*.upload"))
     nameless: set[SnapshotId] = set()

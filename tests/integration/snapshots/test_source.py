@@ -1,8 +1,7 @@
 """A snapshot in an archive: sealed and stored by a pipeline, taken apart by tar, and still proved."""
 
 import datetime as dt
-import io
-import tarfile
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,9 @@ def test_an_archive_holds_a_directory_that_is_proved(tmp_path: Path, chunks: int
         assert report.archive_id.startswith("canister-snapshot-")
         assert pipeline.verify(report.archive_id).ok
         payload = b"".join(pipeline.read(report.archive_id))
-        with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
-            tar.extractall(tmp_path / "out", filter="data")
+        (tmp_path / "out").mkdir()
+        # Any tar program reads it; that of Python asks for a filter, but only from 3.11.4 on.
+        subprocess.run(["tar", "-x", "-f", "-", "-C", str(tmp_path / "out")], input=payload, check=True)  # noqa: S603, S607
         proved = verify_provenance(tmp_path / "out", root_key=source.network.root_key, canister_id=source.canister_id)
         assert proved.snapshot_id == source.snapshot_id
         assert pipeline.details(report.archive_id).capture["snapshot_id"] == str(source.snapshot_id)

@@ -149,14 +149,14 @@ class _Run:
         self.snapshot_id = snapshot_id
         self._management = management
         self._observer = observer
-        self.cancellation = cancellation or Cancellation()
+        self.cancellation: Cancellation = cancellation or Cancellation()
         self.monotonic = monotonic
-        self.began_at = monotonic()
-        self.reader = PartReader(
+        self.began_at: float = monotonic()
+        self.reader: PartReader = PartReader(
             management, canister_id, snapshot_id, options=options, cancellation=self.cancellation, monotonic=monotonic
         )
         self.options = options
-        self.head = ProvenanceHead(canister_id=canister_id, snapshot_id=snapshot_id)
+        self.head: ProvenanceHead = ProvenanceHead(canister_id=canister_id, snapshot_id=snapshot_id)
 
     def certified_metadata(self) -> CertifiedMetadata:
         try:

@@ -199,10 +199,10 @@ class NewSnapshotDirectory:
         check: Evidenced | None = None,
         restart: bool = False,
     ) -> None:
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self.metadata = metadata
-        self.metadata_bytes = metadata_json(metadata) if metadata_bytes is None else metadata_bytes
-        self.partial_path = self.path.with_name(self.path.name + _PARTIAL)
+        self.metadata_bytes: bytes = metadata_json(metadata) if metadata_bytes is None else metadata_bytes
+        self.partial_path: Path = self.path.with_name(self.path.name + _PARTIAL)
         self._check = check
         self._open = contextlib.ExitStack()
         self._lock = threading.Lock()

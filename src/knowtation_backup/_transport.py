@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import ipaddress
 import socket
 import ssl
 import threading
@@ -33,6 +34,7 @@ __all__ = [
     "Guard",
     "GuardedTransport",
     "excerpt",
+    "is_this_machine",
     "retry_after_seconds",
     "transport_error",
 ]
@@ -73,6 +75,21 @@ _LOCAL = (
     httpx.UnsupportedProtocol,
     httpcore.UnsupportedProtocol,
 )
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether *host* can only be this machine: the one place to which plain http may go."""
+    if _is_local_name(host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local_name(host: str) -> bool:
+    """Names under ``localhost`` are reserved for this machine (RFC 6761, section 6.3)."""
+    return host == "localhost" or host.endswith(".localhost")
 
 
 @attrs.frozen(kw_only=True)
@@ -165,7 +182,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        if host == "localhost" or host.endswith(".localhost"):
+        if _is_local_name(host):
             host = "127.0.0.1"  # RFC 6761, section 6.3; few resolvers know the names below localhost
         guard: Guard | None = getattr(self._active, "guard", None)
         if guard is not None:

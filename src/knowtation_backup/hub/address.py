@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import attrs
 
+from .._transport import is_this_machine
 from ..errors import ConfigurationError
 from ..model.ids import MANAGEMENT_CANISTER, Principal
 from ..model.json_input import check_nesting
@@ -83,7 +83,7 @@ class HubAddress:
             raise _bad(f"{text[:80]!r} is neither a canister id nor an http(s) URL")
         if parts.fragment:
             raise _bad("the hub address has a fragment (#...)")
-        if parts.scheme == "http" and not insecure_http and not _is_loopback(host):
+        if parts.scheme == "http" and not insecure_http and not is_this_machine(host):
             message = f"plain http to {bracketed} would send the keys in the clear"
             hint = "use https, or allow it with insecure_http=True on a network you trust"
             raise ConfigurationError(message, kind="insecure_http", hint=hint)
@@ -168,16 +168,6 @@ class HubAddress:
 
 def _bad(message: str) -> ConfigurationError:
     return ConfigurationError(message, kind="bad_hub_address", hint=_HINT)
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether *host* can only be this machine; names under ``localhost`` are reserved for that (RFC 6761)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _canister_query(query: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 import attrs
 import httpx
 
+from .._transport import is_this_machine
 from ..errors import ConfigurationError
 
 __all__ = ["MAINNET", "NodeAddress"]
@@ -56,7 +56,7 @@ class NodeAddress:
         plain = parts.path in {"", "/"} and not parts.query and not parts.fragment
         if parts.scheme not in {"http", "https"} or not host or not plain:
             raise ConfigurationError("the network's address is not a plain URL", kind="bad_url", hint=_HINT)
-        if parts.scheme == "http" and not _is_this_machine(host):
+        if parts.scheme == "http" and not is_this_machine(host):
             message = f"plain http to {host[:80]} would let anybody on the way read and delay requests"
             hint = "use https; plain http is for networks on this machine"
             raise ConfigurationError(message, kind="insecure_http", hint=hint)
@@ -84,12 +84,3 @@ def _ascii(host: str) -> str:
     except (httpx.InvalidURL, UnicodeError):
         raise ConfigurationError("the network's address holds no host name", kind="bad_url", hint=_HINT) from None
     return host if host.startswith("[") else url.raw_host.decode("ascii")
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -18,6 +18,7 @@ from .model.events import Event
 from .model.manifest import CodecSpec
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import CaptureResult, TargetResult
+from .model.sections import Section
 
 __all__ = [
     "ArchiveSink",
@@ -30,6 +31,8 @@ __all__ = [
     "Observer",
     "ReadBlob",
     "RetentionPolicy",
+    "SectionCapture",
+    "SectionSource",
     "ignore_events",
     "utc_now",
 ]
@@ -98,6 +101,43 @@ class BackupSource(Protocol):
 
     def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> Capture:
         """Begin a capture; no bytes are read before its chunks are."""
+
+
+class SectionCapture(Protocol):
+    """One read of a source for a repository: sections in order, each read once, then asked what it found."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of what is captured, for example ``canister-snapshot``; with `source_id` it names a series."""
+
+    @property
+    def source_id(self) -> str:
+        """What was read, stable over time and free of secrets: a canister id or host name."""
+
+    @property
+    def taken_at(self) -> dt.datetime:
+        """The moment the content is of: of the snapshot, or the beginning of the export."""
+
+    def sections(self) -> Iterator[Section]:
+        """
+        Yield the sections, each with another name; each is read to its end before the next is asked for.
+
+        Whoever stops early closes the iterator.
+
+        Raises:
+            SourceError: Reading failed; nothing that was yielded may be published.
+        """
+
+    def result(self) -> CaptureResult:
+        """Return what was found; valid once `sections` is exhausted."""
+
+
+@runtime_checkable
+class SectionSource(Protocol):
+    """Something that can be captured into a repository."""
+
+    def capture_sections(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> SectionCapture:
+        """Begin a capture; nothing is read before its sections are."""
 
 
 class RetentionPolicy(Protocol):

@@ -26,6 +26,11 @@ __all__ = [
     "OutcomeUnknownError",
     "PlanStaleError",
     "RejectedError",
+    "RepositoryError",
+    "RepositoryExistsError",
+    "RepositoryNotFoundError",
+    "RestoreError",
+    "RestoreMismatchError",
     "SignatureError",
     "SinkError",
     "SinkFullError",
@@ -34,6 +39,7 @@ __all__ = [
     "SourceError",
     "SourceUnavailableError",
     "TamperedError",
+    "TargetNotReadyError",
     "TruncatedError",
     "UnsupportedFormatError",
 ]
@@ -220,6 +226,42 @@ class UnsupportedFormatError(BackupError):
     """The bytes are of a format or version this release does not read."""
 
     default_kind = "unsupported_format"
+
+
+class RepositoryError(BackupError):
+    """A place is not the repository it should be."""
+
+    default_kind = "repository"
+
+
+class RepositoryNotFoundError(RepositoryError, LookupError):
+    """There is no repository in this place."""
+
+    default_kind = "repository_not_found"
+
+
+class RepositoryExistsError(RepositoryError, FileExistsError):
+    """There is a repository in this place already."""
+
+    default_kind = "repository_exists"
+
+
+class RestoreError(BackupError):
+    """Restoring failed; what was there before is as it was, unless the message says otherwise."""
+
+    default_kind = "restore"
+
+
+class TargetNotReadyError(RestoreError):
+    """The place to restore to is not as it must be; nothing was written."""
+
+    default_kind = "target_not_ready"
+
+
+class RestoreMismatchError(RestoreError):
+    """What was restored is not what was backed up."""
+
+    default_kind = "restore_mismatch"
 
 
 class PlanStaleError(BackupError):

@@ -22,7 +22,7 @@ def joined(parts: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-def even(parts: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+def even(parts: Iterable[bytes | memoryview], size_bytes: int) -> Iterator[bytes]:
     """Cut a stream into pieces of exactly *size_bytes*, however its parts fall; the last may be smaller."""
     pending: list[bytes | memoryview] = []
     missing = size_bytes

@@ -15,12 +15,12 @@ from typing import Final
 import attrs
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from .._checks import between
 from ..errors import BackupError, ConfigurationError, DecryptionError, NoMatchingKeyError, TamperedError
 from ._ktb2_header import CONTEXT, FileKey, Header, Slot, derive
+from .hpke import encapsulated_bytes, open_sealed, seal_to
 from .keys import EncryptionKey, KeyKind, Passphrase, PrivateKey, PublicKey, unsupported
 
 __all__ = [
@@ -107,17 +107,11 @@ class _Suite:
     """One HPKE suite: what it is called in files, and how long its bodies are."""
 
     kind: KeyKind
-    kem: KEM
     kem_id: int
-    encapsulated_bytes: int
 
     @property
     def name(self) -> bytes:
         return b"".join(number.to_bytes(2, "big") for number in (self.kem_id, 0x0001, 0x0002))
-
-    @property
-    def suite(self) -> Suite:
-        return Suite(self.kem, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
     @property
     def head_bytes(self) -> int:
@@ -125,14 +119,14 @@ class _Suite:
 
     @property
     def body_bytes(self) -> int:
-        return self.head_bytes + self.encapsulated_bytes + _WRAPPED_BYTES
+        return self.head_bytes + encapsulated_bytes(self.kind) + _WRAPPED_BYTES
 
 
 _SUITES: Final = {
     suite.kind: suite
     for suite in (
-        _Suite(KeyKind.X25519, KEM.X25519, 0x0020, 32),
-        _Suite(KeyKind.MLKEM768_X25519, KEM.MLKEM768_X25519, 0x647A, 1120),
+        _Suite(KeyKind.X25519, 0x0020),
+        _Suite(KeyKind.MLKEM768_X25519, 0x647A),
     )
 }
 _SUITES_BY_NAME: Final = {suite.name: suite for suite in _SUITES.values()}
@@ -153,7 +147,7 @@ def make_slot(key: SealingKey, file_key: FileKey, file_id: bytes, costs: Argon2P
             return Slot(_PASSPHRASE, head + salt + wrapped)
         case PublicKey():
             suite = _SUITES[key.kind]
-            sealed = suite.suite.encrypt(file_key.raw, key.vendor_key, _recipient_info(file_id))
+            sealed = seal_to(key, file_key.raw, info=_recipient_info(file_id))
             return Slot(_RECIPIENT, suite.name + bytes.fromhex(key.key_id) + sealed)
 
 
@@ -318,12 +312,8 @@ def _open_slot(slot: Slot, key: OpeningKey, file_id: bytes) -> FileKey | None:
             return _unwrap(derived, slot.body[_COSTS_BYTES + _SALT_BYTES :])
         case PrivateKey():
             suite = _SUITES[key.kind]
-            sealed = slot.body[suite.head_bytes :]
-            try:
-                raw = suite.suite.decrypt(sealed, key.vendor_key, _recipient_info(file_id))
-            except (InvalidTag, ValueError):
-                return None
-            return FileKey(raw)
+            raw = open_sealed(key, slot.body[suite.head_bytes :], info=_recipient_info(file_id))
+            return None if raw is None else FileKey(raw)
 
 
 def _check_costs(memory_kib: int, iterations: int, lanes: int) -> None:

@@ -36,7 +36,9 @@ _MAX_CHARACTERS: Final = 200
 
 def check_section_name(name: str) -> str:
     """
-    Return *name* when it is a safe relative path: 1 to 200 characters, segments as in blob keys, none starts with a dot.
+    Return *name* when it is a safe relative path.
+
+    That is 1 to 200 characters, segments as in blob keys, none of which starts with a dot.
 
     Raises:
         ConfigurationError: A restored file of this name could lie outside its directory.
@@ -72,8 +74,7 @@ class ImageSection:
     """Also the path of the file in a restored directory."""
     size_bytes: int
     chunks: Iterable[bytes | memoryview] = attrs.field(repr=False)
-    """The bytes in order, *size_bytes* together, in chunks of any sizes; a view may be reused after the next one is
-    asked for."""
+    """The bytes in order, *size_bytes* together, in chunks of any sizes; what was yielded does not change later."""
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -1,0 +1,90 @@
+"""What a repository says of itself to anybody: ``repository.json``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any, Final
+
+import attrs
+
+from .._checks import above, whole_number
+from ..errors import ConfigurationError, IntegrityError, UnsupportedFormatError
+from ..model.json_input import check_nesting, typed
+
+__all__ = ["FORMAT", "MAX_CONFIG_BYTES", "RepositoryConfig"]
+
+FORMAT: Final = "knowtation-repository"
+VERSION: Final = 1
+MAX_CONFIG_BYTES: Final = 64 << 10
+_KNOWN_FEATURES: Final = frozenset({"tenant-keys"})
+_DAY_SECONDS: Final = 86_400.0
+
+
+@attrs.frozen(kw_only=True)
+class RepositoryConfig:
+    """What all hosts that use a repository must agree on; chosen when it is made, never changed."""
+
+    repository_id: bytes
+    grace_seconds: float = attrs.field(default=3 * _DAY_SECONDS, validator=above(0))
+    """Between the two phases of a prune; a backup must not take half as long."""
+    max_chain: int = attrs.field(default=24, validator=whole_number(1))
+    """Tables that reading one place may need; the backup that would need more writes a whole table."""
+    tenant_keys: bool = False
+    """Whether every tenant has a key of its own, so that it can be erased from archives that nobody can delete."""
+
+    @property
+    def grace(self) -> dt.timedelta:
+        """`grace_seconds`."""
+        return dt.timedelta(seconds=self.grace_seconds)
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON with a final newline."""
+        value = {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "repository_id": self.repository_id.hex(),
+            "grace_seconds": self.grace_seconds,
+            "max_chain": self.max_chain,
+            "required_features": ["tenant-keys"] if self.tenant_keys else [],
+        }
+        return (json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RepositoryConfig:
+        """
+        Parse what any release of format version 1 wrote.
+
+        Raises:
+            IntegrityError: It cannot be read.
+            UnsupportedFormatError: A newer format, or a feature this release does not know.
+        """
+        try:
+            check_nesting(data)
+            value = json.loads(data)
+            if value["format"] != FORMAT:
+                raise IntegrityError(
+                    f"repository.json names another format: {value['format']!r:.80}", kind="bad_config"
+                )
+            features = frozenset(typed(value["required_features"], list))
+            _check_version(value["format_version"], features)
+            return cls(
+                repository_id=bytes.fromhex(typed(value["repository_id"], str)),
+                grace_seconds=float(value["grace_seconds"]),
+                max_chain=typed(value["max_chain"], int),
+                tenant_keys="tenant-keys" in features,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = error.message if isinstance(error, ConfigurationError) else type(error).__name__
+            raise IntegrityError(f"repository.json cannot be read: {why}", kind="bad_config") from error
+
+
+def _check_version(version: Any, features: frozenset[Any]) -> None:
+    hint = "use a newer release of knowtation-backup"
+    if version != VERSION:
+        message = f"the repository has format version {version!r:.20}; this release reads {VERSION}"
+        raise UnsupportedFormatError(message, hint=hint)
+    unknown = sorted(map(str, features - _KNOWN_FEATURES))
+    if unknown:
+        message = f"the repository needs features this release does not know: {', '.join(unknown)[:200]}"
+        raise UnsupportedFormatError(message, hint=hint)

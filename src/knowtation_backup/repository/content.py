@@ -1,0 +1,443 @@
+"""
+Reading content: frames are fetched in runs, opened side by side, and handed out in the order they are wanted.
+
+Every page and record is compared with its id, every section with its root or size: what comes out is what went in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Final
+
+import attrs
+
+from .._engine.ahead import map_ahead
+from ..contracts import ArchiveSink
+from ..errors import IntegrityError, TruncatedError
+from ..model.sections import PAGE_BYTES
+from .folding import FoldedRecord, Spots, StoredRun, fold_ids, fold_records, fold_spots
+from .frames import HEAD_LIMIT_BYTES, FileHead, FileKind, content_of, parse_head
+from .keys import ID_BYTES, ReadKeys, WriterKey
+from .layout import pack_key
+from .manifest import ArchiveManifest, FileTable, ImageTables, RecordTables
+from .reading import IndexReader
+from .tables import SEGMENT_PAGES, FrameRef
+
+__all__ = ["ArchiveReader", "FrameReader", "ImagePart", "ReadRecord"]
+
+_FETCH_BYTES: Final = 2 << 20
+"""Frames that lie one after another are fetched together, up to so many bytes."""
+_GAP_BYTES: Final = 256 << 10
+"""Bytes nobody wants that are read rather than asking the store once more."""
+_WINDOW_FRAMES: Final = 96
+_CACHED_BYTES: Final = 32 << 20
+"""More than the frames of a window hold."""
+_WORKERS: Final = 4
+"""Threads that fetch and open: more than processors, since a store makes them wait."""
+_WRITTEN_BYTES: Final = 1 << 20
+_ZEROS: Final = bytes(_WRITTEN_BYTES)
+
+
+@attrs.frozen(eq=False)
+class ImagePart:
+    """Consecutive bytes of an image; `data` is `None` where they are all zeros."""
+
+    offset: int
+    size_bytes: int
+    data: bytes | None = attrs.field(repr=False)
+
+
+@attrs.frozen(eq=False)
+class ReadRecord:
+    """A record as it lies in the repository: its owner is known by a hash alone."""
+
+    key: bytes
+    value: bytes = attrs.field(repr=False)
+
+
+class FrameReader:
+    """
+    Opens frames of packs. Thread-safe.
+
+    Args:
+        sink: Where the packs are.
+        keys: What opens them.
+    """
+
+    def __init__(self, sink: ArchiveSink, keys: ReadKeys) -> None:
+        self._sink = sink
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._heads: OrderedDict[bytes, FileHead] = OrderedDict()
+
+    def head(self, pack_id: bytes, beginning: bytes | None = None) -> FileHead:
+        """Return the head of a pack, from its *beginning* if that was read already."""
+        with self._lock:
+            found = self._heads.get(pack_id)
+        if found is None:
+            if beginning is None:
+                key = pack_key(pack_id)
+                beginning = b"".join(self._sink.read(key, start=0, size_bytes=HEAD_LIMIT_BYTES))
+            found = parse_head(FileKind.PACK, beginning, self._keys)
+            with self._lock:
+                self._heads[pack_id] = found
+                while len(self._heads) > 4096:
+                    self._heads.popitem(last=False)
+        return found
+
+    def contents(self, frames: Sequence[FrameRef]) -> list[bytes]:
+        """
+        Return the contents of frames of one pack, in ascending order of their offsets, with one request.
+
+        Raises:
+            BlobNotFoundError: The pack is not there.
+            TruncatedError: It ends early.
+            IntegrityError: It is damaged; `TamperedError`: a frame does not open.
+        """
+        first, last = frames[0], frames[-1]
+        start = 0 if first.offset <= HEAD_LIMIT_BYTES else first.offset
+        size = last.offset + last.length - start
+        data = memoryview(b"".join(self._sink.read(pack_key(first.pack_id), start=start, size_bytes=size)))
+        if len(data) != size:
+            message = f"pack {first.pack_id.hex()} ends at byte {start + len(data)}, before a frame it should hold"
+            raise TruncatedError(message, kind="truncated", hint="repair it from a replica")
+        head = self.head(first.pack_id, bytes(data[:HEAD_LIMIT_BYTES]) if start == 0 else None)
+        return [
+            _opened(head, frame, data[frame.offset - start : frame.offset - start + frame.length]) for frame in frames
+        ]
+
+
+def _opened(head: FileHead, frame: FrameRef, stored: memoryview) -> bytes:
+    if int.from_bytes(stored[:4], "big") != frame.length - 4:
+        message = f"pack {frame.pack_id.hex()} has no frame of {frame.length} bytes at {frame.offset}"
+        raise IntegrityError(message, kind="bad_object", hint="repair it from a replica")
+    return content_of(head.open(frame.number, stored[4:]))
+
+
+def fetch_groups(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
+    """
+    Yield frames that one request reads together: near each other in a pack, and wanted at about the same time.
+
+    Images that have a history take their pages from several packs in turn: so a window of frames is looked at, and what
+    lies together in it is fetched together.
+    """
+    waiting = iter(frames)
+    while window := list(islice(waiting, _WINDOW_FRAMES)):
+        packs: dict[bytes, list[FrameRef]] = {}
+        for frame in window:
+            packs.setdefault(frame.pack_id, []).append(frame)
+        for together in packs.values():
+            yield from _neighbours(sorted(together, key=lambda frame: frame.offset))
+
+
+def _neighbours(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
+    group: list[FrameRef] = []
+    for frame in frames:
+        if group:
+            gap = frame.offset - group[-1].offset - group[-1].length
+            size = frame.offset + frame.length - group[0].offset
+            if gap > _GAP_BYTES or size > _FETCH_BYTES:
+                yield group
+                group = []
+        group.append(frame)
+    if group:
+        yield group
+
+
+class _Supply:
+    """Contents of frames in the order of first use, opened ahead, kept while there is room, read again when not."""
+
+    def __init__(self, reader: FrameReader, order: Iterable[FrameRef], *, workers: int) -> None:
+        self._reader = reader
+        self._opened = map_ahead(self._open, fetch_groups(order), workers=workers)
+        self._kept: OrderedDict[FrameRef, bytes] = OrderedDict()
+        self._kept_bytes = 0
+
+    def _open(self, group: list[FrameRef]) -> list[tuple[FrameRef, bytes]]:
+        return list(zip(group, self._reader.contents(group), strict=True))
+
+    def get(self, frame: FrameRef) -> bytes:
+        found = self._kept.get(frame)
+        if found is not None:
+            self._kept.move_to_end(frame)
+            return found
+        for opened in self._opened:
+            for ref, content in opened:
+                self._keep(ref, content)
+            found = self._kept.get(frame)
+            if found is not None:
+                return found
+        content = self._reader.contents([frame])[0]
+        self._keep(frame, content)
+        return content
+
+    def _keep(self, frame: FrameRef, content: bytes) -> None:
+        self._kept[frame] = content
+        self._kept_bytes += len(content)
+        while self._kept_bytes > _CACHED_BYTES and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= len(dropped)
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+class ArchiveReader:
+    """
+    Reads the content of one archive.
+
+    Memory: about 100 MB, whatever the size of images.
+
+    Args:
+        sink: Where the repository is.
+        keys: What opens content.
+        manifest: Of the archive.
+        reader: Shared with readers of other archives, so that indexes are read once.
+        workers: Threads that open frames.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword only
+        self,
+        sink: ArchiveSink,
+        keys: ReadKeys,
+        manifest: ArchiveManifest,
+        *,
+        indexes: IndexReader | None = None,
+        frames: FrameReader | None = None,
+        workers: int = _WORKERS,
+    ) -> None:
+        self._keys = keys
+        self._ids: WriterKey = keys.writer_key
+        self._manifest = manifest
+        self._indexes = indexes or IndexReader(sink, keys)
+        self._frames = frames or FrameReader(sink, keys)
+        self._workers = workers
+
+    # -- images -----------------------------------------------------------------------------------------------------
+
+    def image(self, tables: ImageTables) -> Generator[ImagePart, None, None]:
+        """
+        Yield an image in order, in parts of at most 1 MiB, each compared with its ids.
+
+        Raises:
+            IntegrityError: A page is not what it was, or the whole is not: kind ``page_changed``, ``root_changed``.
+            SinkError: Reading failed.
+        """
+        root = self._ids.digest(b"image")
+        pages_left = -(-tables.size_bytes // PAGE_BYTES)
+        expected = -(-pages_left // SEGMENT_PAGES)
+        if len(tables.segments) != expected:
+            message = f"{tables.name} has {len(tables.segments)} segments instead of {expected}"
+            raise IntegrityError(message, kind="bad_table")
+        for number, segment in enumerate(tables.segments):
+            base = number * SEGMENT_PAGES
+            pages = min(SEGMENT_PAGES, pages_left)
+            pages_left -= pages
+            found = self._indexes.page_tables(self._manifest, segment)
+            ids = bytes(fold_ids(found)[: pages * ID_BYTES])
+            root.update(ids)
+            yield from self._segment(tables, base, pages, ids, fold_spots(found))
+        root.update(tables.size_bytes.to_bytes(8, "big"))
+        if root.digest() != tables.root:
+            message = f"the tables of {tables.name} give another image than was backed up"
+            raise IntegrityError(message, kind="root_changed", section=tables.name)
+
+    def _segment(
+        self, tables: ImageTables, base: int, pages: int, ids: bytes, spots: Spots
+    ) -> Generator[ImagePart, None, None]:
+        runs = spots.runs(pages)
+        order = list(dict.fromkeys(run.frame for run in runs))
+        supply = _Supply(self._frames, [spots.frames[place] for place in order], workers=self._workers)
+        try:
+            for first, parts in _parts(runs, pages):
+                offset = (base + first) * PAGE_BYTES
+                if parts is None:
+                    count = min(_WRITTEN_BYTES // PAGE_BYTES, pages - first)
+                    size = min(count * PAGE_BYTES, tables.size_bytes - offset)
+                    yield ImagePart(offset, size, None)
+                    continue
+                data = self._assembled(parts, spots, supply, tables.name)
+                self._check(data, ids, first, tables.name, base)
+                size = min(len(data), tables.size_bytes - offset)
+                yield ImagePart(offset, size, data if size == len(data) else data[:size])
+        finally:
+            supply.close()
+
+    def _assembled(self, parts: list[StoredRun | int], spots: Spots, supply: _Supply, name: str) -> bytes:
+        pieces: list[bytes | memoryview] = []
+        for part in parts:
+            if isinstance(part, int):
+                pieces.append(_ZEROS[: part * PAGE_BYTES])
+                continue
+            content = supply.get(spots.frames[part.frame])
+            start, end = part.slot * PAGE_BYTES, (part.slot + part.count) * PAGE_BYTES
+            if end > len(content):
+                raise IntegrityError(f"a frame of {name} is too short", kind="page_changed", section=name)
+            pieces.append(memoryview(content)[start:end])
+        return b"".join(pieces)
+
+    def _check(self, data: bytes, ids: bytes, first: int, name: str, base: int) -> None:
+        found = b"".join(self._ids.page_ids(memoryview(data)))
+        wanted = ids[first * ID_BYTES : first * ID_BYTES + len(found)]
+        if found != wanted:
+            at = next(n for n in range(0, len(found), ID_BYTES) if found[n : n + ID_BYTES] != wanted[n : n + ID_BYTES])
+            page = base + first + at // ID_BYTES
+            message = f"page {page} of {name} (bytes from {page * PAGE_BYTES}) is not what was backed up"
+            raise IntegrityError(message, kind="page_changed", section=name, page=page)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def file(self, table: FileTable) -> Generator[bytes, None, None]:
+        """
+        Yield a file in pieces of at most 1 MiB, each compared with its id.
+
+        Raises:
+            IntegrityError: A piece is not what it was, kind ``piece_changed``.
+            SinkError: Reading failed.
+        """
+        packs = self._manifest.packs
+        frames = [FrameRef(packs[p.pack].object_id, p.frame, p.offset, p.length, 1) for p in table.pieces]
+        supply = _Supply(self._frames, frames, workers=self._workers)
+        try:
+            for piece, frame in zip(table.pieces, frames, strict=True):
+                content = supply.get(frame)
+                if len(content) != piece.size_bytes or self._ids.piece_id(content) != piece.piece_id:
+                    message = f"a piece of {table.name} is not what was backed up"
+                    raise IntegrityError(message, kind="piece_changed", section=table.name)
+                yield content
+        finally:
+            supply.close()
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def records(self, tables: RecordTables, *, owner: bytes | None = None) -> Generator[list[ReadRecord], None, None]:
+        """
+        Yield all records, those of one owner in a list of their own, each compared with its id.
+
+        Owners come in the order of their hashes, and records of an owner in that of theirs: neither means anything.
+
+        Args:
+            tables: Which.
+            owner: Only this one's; without the root being compared.
+
+        Raises:
+            IntegrityError: A record is not what it was, or some are missing: ``record_changed``, ``root_changed``.
+        """
+        wanted = self._ids.owner_key(owner) if owner is not None else None
+        found = self.record_places(tables, wanted)
+        if wanted is None:
+            self._check_records(tables, found)
+        groups: list[list[tuple[bytes, FoldedRecord]]] = []
+        for key in sorted(found):
+            if not groups or groups[-1][-1][0][:8] != key[:8]:
+                groups.append([])
+            groups[-1].append((key, found[key]))
+        # In the order the records were stored in, so that each frame is opened once.
+        groups.sort(key=lambda group: min((r.frame.pack_id, r.frame.offset) for _, r in group))
+        order = dict.fromkeys(record.frame for group in groups for _, record in group)
+        supply = _Supply(self._frames, order, workers=self._workers)
+        cut = _Cut()
+        try:
+            for group in groups:
+                yield [self._record(key, record, supply, cut, tables.name) for key, record in group]
+        finally:
+            supply.close()
+
+    def record_places(self, tables: RecordTables, owner_key: bytes | None = None) -> dict[bytes, FoldedRecord]:
+        """Return where each record lies, by key; of one owner only, if *owner_key* is given."""
+        segments: Iterable[int] = range(len(tables.segments))
+        if len(tables.segments) != 1 << tables.bits:
+            raise IntegrityError(f"{tables.name} has another number of segments than it says", kind="bad_table")
+        if owner_key is not None:
+            segments = (owner_key[0] >> (8 - tables.bits),)
+        found: dict[bytes, FoldedRecord] = {}
+        for number in segments:
+            found |= fold_records(self._indexes.record_tables(self._manifest, tables.segments[number]))
+        if owner_key is not None:
+            found = {key: record for key, record in found.items() if key.startswith(owner_key)}
+        return found
+
+    def _check_records(self, tables: RecordTables, found: dict[bytes, FoldedRecord]) -> None:
+        root = self._ids.digest(b"records")
+        root.update(b"".join(chain.from_iterable((key, found[key].record_id) for key in sorted(found))))
+        if len(found) != tables.count or root.digest() != tables.root:
+            message = f"the tables of {tables.name} give other records than were backed up"
+            raise IntegrityError(message, kind="root_changed", section=tables.name)
+
+    def _record(self, key: bytes, record: FoldedRecord, supply: _Supply, cut: _Cut, name: str) -> ReadRecord:
+        values = cut.values(record.frame, supply.get(record.frame))
+        value = values[record.slot] if record.slot < len(values) else b""
+        if self._ids.record_id(key, value) != record.record_id:
+            message = f"a record of {name} is not what was backed up"
+            raise IntegrityError(message, kind="record_changed", section=name, key=key.hex())
+        return ReadRecord(key, value)
+
+
+class _Cut:
+    """Values of the frame that was cut last."""
+
+    def __init__(self) -> None:
+        self._frame: FrameRef | None = None
+        self._values: list[bytes] = []
+
+    def values(self, frame: FrameRef, content: bytes) -> list[bytes]:
+        if frame is not self._frame:
+            self._frame, self._values = frame, values_of(content)
+        return self._values
+
+
+def values_of(content: bytes) -> list[bytes]:
+    """
+    Return the values of a frame of records.
+
+    Raises:
+        IntegrityError: The frame contradicts itself.
+    """
+    count = int.from_bytes(content[:4], "little")
+    at = 4 + 4 * count
+    if at > len(content):
+        raise IntegrityError("a frame of records is too short", kind="bad_object")
+    values: list[bytes] = []
+    for number in range(count):
+        size = int.from_bytes(content[4 + 4 * number : 8 + 4 * number], "little")
+        values.append(content[at : at + size])
+        at += size
+    if at != len(content):
+        raise IntegrityError("a frame of records has another length than it says", kind="bad_object")
+    return values
+
+
+def _parts(runs: Sequence[StoredRun], pages: int) -> Iterator[tuple[int, list[StoredRun | int] | None]]:
+    """
+    Cut a segment into parts of at most 256 pages: the first page of each, and its stored runs and counts of zeros.
+
+    `None` instead: all zeros.
+    """
+    limit = _WRITTEN_BYTES // PAGE_BYTES
+    waiting = iter(runs)
+    run = next(waiting, None)
+    for first in range(0, pages, limit):
+        end = min(first + limit, pages)
+        if run is None or run.first >= end:
+            yield first, None
+            continue
+        parts: list[StoredRun | int] = []
+        page = first
+        while page < end:
+            if run is None or run.first >= end:
+                parts.append(end - page)
+                break
+            if run.first > page:
+                parts.append(run.first - page)
+                page = run.first
+            count = min(run.count, end - page)
+            parts.append(StoredRun(page, count, run.frame, run.slot))
+            page += count
+            if count < run.count:
+                run = StoredRun(page, run.count - count, run.frame, run.slot + count)
+            else:
+                run = next(waiting, None)
+        yield first, parts

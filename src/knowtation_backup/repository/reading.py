@@ -1,0 +1,82 @@
+"""Reading what a writer key may read: indexes with their tables, and manifests."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from ..contracts import ArchiveSink
+from ..errors import IntegrityError
+from .frames import FileKind, open_file
+from .keys import ReadKeys, WriterKey
+from .layout import archive_key, index_key
+from .manifest import ArchiveManifest, SegmentTables
+from .storing import get_object
+from .tables import PageTable, RecordTable
+
+__all__ = ["IndexReader", "read_archive_manifest"]
+
+_CACHED_BYTES: Final = 24 << 20
+
+
+def read_archive_manifest(sink: ArchiveSink, keys: ReadKeys | WriterKey, archive_id: str) -> ArchiveManifest:
+    """
+    Return the manifest of an archive.
+
+    Raises:
+        BlobNotFoundError: There is no such archive.
+        ManifestError: It cannot be read; `IntegrityError`, `TamperedError`: it was changed.
+    """
+    stored = get_object(sink, archive_key(archive_id))
+    return ArchiveManifest.from_bytes(b"".join(open_file(FileKind.MANIFEST, stored, keys)))
+
+
+class IndexReader:
+    """
+    Tables of indexes, with the most recently used indexes in memory, about 24 MB. Thread-safe.
+
+    Args:
+        sink: Where they are.
+        keys: What opens them.
+    """
+
+    def __init__(self, sink: ArchiveSink, keys: ReadKeys | WriterKey) -> None:
+        self._sink = sink
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._cached: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self._cached_bytes = 0
+
+    def page_tables(self, manifest: ArchiveManifest, segment: SegmentTables) -> list[PageTable]:
+        """Return the tables of a segment of an image, the full one first."""
+        frames = [(self._frames(manifest, ref.index), ref.frame) for ref in segment.tables]
+        return [PageTable.from_bytes(_frame(index, at), _frame(index, at + 1)) for index, at in frames]
+
+    def record_tables(self, manifest: ArchiveManifest, segment: SegmentTables) -> list[RecordTable]:
+        """Return the tables of a segment of records, the full one first."""
+        return [RecordTable.from_bytes(_frame(self._frames(manifest, ref.index), ref.frame)) for ref in segment.tables]
+
+    def _frames(self, manifest: ArchiveManifest, place: int) -> list[bytes]:
+        index_id = manifest.indexes[place].object_id
+        with self._lock:
+            found = self._cached.get(index_id)
+            if found is not None:
+                self._cached.move_to_end(index_id)
+                return found
+        frames = list(open_file(FileKind.INDEX, get_object(self._sink, index_key(index_id)), self._keys))
+        with self._lock:
+            if index_id not in self._cached:
+                self._cached[index_id] = frames
+                self._cached_bytes += sum(map(len, frames))
+                while self._cached_bytes > _CACHED_BYTES and len(self._cached) > 1:
+                    _, dropped = self._cached.popitem(last=False)
+                    self._cached_bytes -= sum(map(len, dropped))
+        return frames
+
+
+def _frame(index: Sequence[bytes], number: int) -> bytes:
+    if number >= len(index):
+        raise IntegrityError("a manifest names a table that its index does not have", kind="bad_table")
+    return index[number]

@@ -1,0 +1,269 @@
+"""
+Writing records: each is compared with the parent's of the same owner and name, whatever the order they come in.
+
+Memory: about 100 bytes for every record the parent has, and for every one that is there now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Final
+
+import attrs
+
+from ..errors import ExportError
+from ..model.sections import RecordSection
+from .drafts import DraftRecords, DraftSegment, IndexWriter, inherited
+from .folding import FoldedRecord, fold_records
+from .keys import ID_BYTES, WriterKey
+from .manifest import ArchiveManifest, RecordTables
+from .packing import Job
+from .reading import IndexReader
+from .tables import NOWHERE, FrameRef, RecordTable
+
+__all__ = ["ParentRecords", "RecordsWriter", "records_head"]
+
+_FRAME_BYTES: Final = 256 << 10
+_SEGMENT_RECORDS: Final = 1 << 15
+_MAX_BITS: Final = 8
+
+
+@attrs.frozen(kw_only=True)
+class ParentRecords:
+    """The records to compare with."""
+
+    manifest: ArchiveManifest
+    tables: RecordTables
+    reader: IndexReader
+
+
+def records_head(values: list[bytes]) -> bytes:
+    """Return what a frame of records begins with: how many, and how long each is."""
+    return b"".join(number.to_bytes(4, "little") for number in (len(values), *map(len, values)))
+
+
+@attrs.frozen(eq=False)
+class _New:
+    """A record on its way: the frame is known once it is stored."""
+
+    record_id: bytes
+    frame: _Waiting
+    slot: int
+
+
+class _Waiting:
+    """A frame on its way."""
+
+    __slots__ = ("ref",)
+
+    def __init__(self) -> None:
+        self.ref: FrameRef | None = None
+
+    def stored(self, ref: FrameRef | None) -> None:
+        self.ref = ref
+
+
+class RecordsWriter:
+    """
+    Writes one section of records.
+
+    Args:
+        section: What to write.
+        keys: Make ids.
+        indexes: Takes the tables.
+        parent: What to compare with; `None` stores every record.
+        max_chain: Most tables of one segment.
+        finished: Takes the result, once everything is stored.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword only
+        self,
+        section: RecordSection,
+        *,
+        keys: WriterKey,
+        indexes: IndexWriter,
+        parent: ParentRecords | None,
+        max_chain: int,
+        finished: Callable[[DraftRecords], None],
+    ) -> None:
+        self._section = section
+        self._keys = keys
+        self._indexes = indexes
+        self._parent = parent
+        self._max_chain = max_chain
+        self._finished = finished
+        self._ids: dict[bytes, bytes] = {}
+        self._new: dict[bytes, _New] = {}
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._frame = _Waiting()
+        self.stored_records = 0
+        self.stored_bytes = 0
+        self.gone_records = 0
+
+    def jobs(self) -> Generator[Job, None, None]:
+        """
+        Yield the frames to store, and marks; tables are written as these are settled.
+
+        Raises:
+            ExportError: Two records have one owner and name.
+        """
+        known = self._known_ids()
+        ids, new, keys = self._ids, self._new, self._keys
+        owner: bytes | None = None
+        owner_key = b""
+        for batch in self._section.batches:
+            for record in batch:
+                if record.owner != owner:
+                    owner = record.owner
+                    owner_key = keys.owner_key(owner)
+                key = owner_key + keys.name_key(record.owner, record.name)
+                record_id = keys.record_id(key, record.value)
+                if key in ids:
+                    message = f"{self._section.name} holds two records of one owner and name"
+                    raise ExportError(message, kind="duplicate_record")
+                ids[key] = record_id
+                if known.get(key) == record_id:
+                    continue
+                new[key] = _New(record_id, self._frame, len(self._waiting))
+                self._waiting.append(record.value)
+                self._waiting_bytes += len(record.value)
+                if self._waiting_bytes >= _FRAME_BYTES:
+                    yield self._job()
+        if self._waiting:
+            yield self._job()
+        self.stored_records = len(new)
+        self.gone_records = len(known.keys() - ids.keys())
+        yield Job(settled=lambda _frame: self._finish(known))
+
+    def _job(self) -> Job:
+        values = self._waiting
+        self.stored_bytes += self._waiting_bytes
+        job = Job(content=[records_head(values), *values], items=len(values), settled=self._frame.stored)
+        self._waiting, self._waiting_bytes, self._frame = [], 0, _Waiting()
+        return job
+
+    def _known_ids(self) -> dict[bytes, bytes]:
+        parent = self._parent
+        known: dict[bytes, bytes] = {}
+        if parent is not None:
+            for segment in parent.tables.segments:
+                for table in parent.reader.record_tables(parent.manifest, segment):
+                    table.fold_ids(known)
+        return known
+
+    def _finish(self, known: dict[bytes, bytes]) -> None:
+        root = self._keys.digest(b"records")
+        ordered = sorted(self._ids)
+        root.update(b"".join([key + self._ids[key] for key in ordered]))
+        gone = sorted(known.keys() - self._ids.keys())
+        bits = self._bits(len(ordered))
+        segments = self._inherited(bits)
+        whole = segments is None
+        if segments is None:
+            segments = [DraftSegment()] * (1 << bits)
+        new_by_segment: list[list[bytes]] = [[] for _ in segments]
+        gone_by_segment: list[list[bytes]] = [[] for _ in segments]
+        for key in sorted(self._new):
+            new_by_segment[_segment_of(key, bits)].append(key)
+        for key in gone:
+            gone_by_segment[_segment_of(key, bits)].append(key)
+        kept = self._kept(bits) if whole else None
+        drafts = [
+            self._segment(
+                segment,
+                new_by_segment[number],
+                gone_by_segment[number],
+                kept=None if kept is None else kept[number],
+                number=number,
+            )
+            for number, segment in enumerate(segments)
+        ]
+        self._finished(
+            DraftRecords(
+                name=self._section.name,
+                count=len(ordered),
+                root=root.digest(),
+                bits=bits,
+                segments=drafts,
+            )
+        )
+
+    def _bits(self, count: int) -> int:
+        """Return how many bits of the key tell segments apart: the parent's, while its segments have a fair size."""
+        wanted = min(_MAX_BITS, max(0, (count - 1) // _SEGMENT_RECORDS).bit_length())
+        if self._parent is not None and abs(self._parent.tables.bits - wanted) <= 1:
+            return self._parent.tables.bits
+        return wanted
+
+    def _inherited(self, bits: int) -> list[DraftSegment] | None:
+        parent = self._parent
+        if parent is None or parent.tables.bits != bits:
+            return None
+        return [inherited(parent.manifest, segment) for segment in parent.tables.segments]
+
+    def _kept(self, bits: int) -> list[dict[bytes, FoldedRecord]]:
+        """Return all unchanged records by segment, to be written into whole tables."""
+        found: list[dict[bytes, FoldedRecord]] = [{} for _ in range(1 << bits)]
+        parent = self._parent
+        if parent is not None:
+            for segment in parent.tables.segments:
+                for key, record in fold_records(parent.reader.record_tables(parent.manifest, segment)).items():
+                    if key in self._ids and key not in self._new:
+                        found[_segment_of(key, bits)][key] = record
+        return found
+
+    def _segment(
+        self,
+        known: DraftSegment,
+        new: list[bytes],
+        gone: list[bytes],
+        *,
+        kept: dict[bytes, FoldedRecord] | None,
+        number: int,
+    ) -> DraftSegment:
+        if not new and not gone and kept is None:
+            return known
+        parent = self._parent
+        if kept is None and parent is not None and len(known.tables) >= self._max_chain:
+            tables = parent.reader.record_tables(parent.manifest, parent.tables.segments[number])
+            kept = {
+                key: record for key, record in fold_records(tables).items() if key in self._ids and key not in self._new
+            }
+        rows: list[tuple[bytes, bytes, FrameRef | None, int]] = []
+        for key in new:
+            record = self._new[key]
+            rows.append((key, record.record_id, record.frame.ref, record.slot))
+        if kept is None:
+            rows += [(key, bytes(ID_BYTES), None, 0) for key in gone]
+        else:
+            known = DraftSegment()
+            rows += [(key, record.record_id, record.frame, record.slot) for key, record in kept.items()]
+        if not rows:
+            return known
+        rows.sort()
+        table = _table(rows)
+        added = self._indexes.add(table.to_bytes())
+        return DraftSegment((*known.tables, added), known.packs | {frame.pack_id for frame in table.frames})
+
+
+def _table(rows: list[tuple[bytes, bytes, FrameRef | None, int]]) -> RecordTable:
+    frames: dict[FrameRef, int] = {}
+    ordered: list[FrameRef] = []
+    stored = 0
+    positions: list[int] = []
+    for _key, _record_id, frame, slot in rows:
+        if frame is None:
+            positions.append(NOWHERE)
+            continue
+        start = frames.get(frame)
+        if start is None:
+            start = frames[frame] = stored
+            stored += frame.items
+            ordered.append(frame)
+        positions.append(start + slot)
+    return RecordTable(b"".join(row[0] for row in rows), b"".join(row[1] for row in rows), positions, ordered)
+
+
+def _segment_of(key: bytes, bits: int) -> int:
+    return key[0] >> (_MAX_BITS - bits)

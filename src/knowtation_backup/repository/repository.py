@@ -1,0 +1,162 @@
+"""
+`Repository`: a sink with keys, and what follows from both: its archives, and who may open it.
+
+What happens to archives is in ``operations.repository``; nothing here reads or writes content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+
+from .._checks import whole_number
+from ..contracts import ArchiveSink
+from ..errors import (
+    BackupError,
+    BlobExistsError,
+    BlobNotFoundError,
+    ConfigurationError,
+    DecryptionError,
+    IntegrityError,
+    RepositoryExistsError,
+    RepositoryNotFoundError,
+    UnsupportedFormatError,
+)
+from .config import MAX_CONFIG_BYTES, RepositoryConfig
+from .keys import ReadKeys, WriterKey
+from .layout import ARCHIVE_PREFIX, CONFIG_KEY, archive_id_at
+from .manifest import ArchiveManifest
+from .reading import read_archive_manifest
+
+__all__ = ["ListedArchive", "Repository"]
+
+
+@attrs.frozen(kw_only=True)
+class ListedArchive:
+    """An archive of a listing; what of it could be read."""
+
+    archive_id: str
+    manifest: ArchiveManifest | None = None
+    error: BackupError | None = None
+    """Why the manifest could not be read; `None` when it could."""
+
+
+@attrs.frozen(kw_only=True)
+class Repository:
+    """
+    A repository that is open: to be read and written, or to be written only.
+
+    May be used by several threads as far as its sink allows, and by several processes and hosts at once.
+    """
+
+    sink: ArchiveSink
+    keys: ReadKeys | WriterKey = attrs.field(repr=False)
+    config: RepositoryConfig
+    parallel_reads: int = attrs.field(default=8, validator=whole_number(1))
+    """Manifests read at once."""
+
+    @classmethod
+    def create_with(cls, sink: ArchiveSink, keys: ReadKeys, config: RepositoryConfig) -> Repository:
+        """
+        Make a repository whose secrets are at hand; nothing keeps them but the caller. See `create`.
+
+        Raises:
+            RepositoryExistsError: There is one already.
+            SinkError: Storing failed.
+        """
+        if config.repository_id != keys.repository_id:
+            raise ConfigurationError("the keys are of another repository", kind="wrong_repository")
+        try:
+            sink.put(CONFIG_KEY, (config.to_bytes(),))
+        except BlobExistsError:
+            message = f"there is a repository in {sink.location} already"
+            raise RepositoryExistsError(message, hint="open it, or choose another place") from None
+        return cls(sink=sink, keys=keys, config=config)
+
+    @classmethod
+    def open_with(cls, sink: ArchiveSink, keys: ReadKeys | WriterKey) -> Repository:
+        """
+        Open a repository with its secrets, or with a writer key.
+
+        Raises:
+            RepositoryNotFoundError: There is none.
+            ConfigurationError: The keys are of another one, kind ``wrong_repository``.
+            UnsupportedFormatError: It is of a newer format.
+        """
+        config = read_config(sink)
+        if config.repository_id != keys.repository_id:
+            message = f"the keys are not those of the repository in {sink.location}"
+            raise ConfigurationError(message, kind="wrong_repository")
+        return cls(sink=sink, keys=keys, config=config)
+
+    @property
+    def writer_key(self) -> WriterKey:
+        """What a host needs that may write and not read."""
+        return self.keys if isinstance(self.keys, WriterKey) else self.keys.writer_key
+
+    @property
+    def read_keys(self) -> ReadKeys:
+        """
+        The secrets.
+
+        Raises:
+            ConfigurationError: It is open to be written only, kind ``write_only``.
+        """
+        if isinstance(self.keys, WriterKey):
+            message = "this repository was opened with a writer key, which reads no content"
+            raise ConfigurationError(message, kind="write_only", hint="open it with the key of a recipient")
+        return self.keys
+
+    def manifest(self, archive_id: str) -> ArchiveManifest:
+        """Return the manifest of an archive; raises as `read_archive_manifest`."""
+        return read_archive_manifest(self.sink, self.keys, archive_id)
+
+    def archive_ids(self) -> list[str]:
+        """Return the ids of all archives, sorted: oldest content first."""
+        found = (archive_id_at(info.key) for info in self.sink.list(ARCHIVE_PREFIX))
+        return sorted(archive_id for archive_id in found if archive_id is not None)
+
+    def archives(self, archive_ids: Iterable[str] | None = None) -> Iterator[ListedArchive]:
+        """
+        Read the manifests of all archives, oldest content first, several at once.
+
+        One that cannot be read is yielded with its error; one that is gone by then is left out.
+
+        Raises:
+            SinkError: The store could not be reached, or refuses.
+        """
+        wanted = self.archive_ids() if archive_ids is None else list(archive_ids)
+        with ThreadPoolExecutor(self.parallel_reads, thread_name_prefix="manifests") as executor:
+            for found in executor.map(self._listed, wanted):
+                if found is not None:
+                    yield found
+
+    def _listed(self, archive_id: str) -> ListedArchive | None:
+        try:
+            return ListedArchive(archive_id=archive_id, manifest=self.manifest(archive_id))
+        except BlobNotFoundError:
+            return None
+        except BackupError as error:
+            if error.retryable or not _is_damage(error):
+                raise
+            return ListedArchive(archive_id=archive_id, error=error)
+
+
+def _is_damage(error: BackupError) -> bool:
+    return isinstance(error, IntegrityError | DecryptionError | UnsupportedFormatError)
+
+
+def read_config(sink: ArchiveSink) -> RepositoryConfig:
+    """
+    Return what a repository says of itself.
+
+    Raises:
+        RepositoryNotFoundError: There is none.
+    """
+    try:
+        return RepositoryConfig.from_bytes(sink.read_all(CONFIG_KEY, limit_bytes=MAX_CONFIG_BYTES))
+    except BlobNotFoundError:
+        message = f"there is no repository in {sink.location}"
+        raise RepositoryNotFoundError(message, hint="make one with Repository.create") from None

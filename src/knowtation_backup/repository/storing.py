@@ -1,0 +1,45 @@
+"""Putting and getting whole objects whose names say what they are."""
+
+from __future__ import annotations
+
+from ..contracts import ArchiveSink
+from ..errors import BlobExistsError, IntegrityError
+from .layout import check_named
+
+__all__ = ["MAX_OBJECT_BYTES", "get_object", "put_object"]
+
+MAX_OBJECT_BYTES = 64 << 20
+"""What a reader takes into memory at most; writers stay far below."""
+
+
+def put_object(sink: ArchiveSink, key: str, stored: bytes) -> None:
+    """
+    Create an object whose name contains the hash of its bytes; one that is there already is the same.
+
+    A store may have kept an object although its answer was lost, so that a second attempt finds it there.
+
+    Raises:
+        IntegrityError: Another object has this name: it was damaged, or put there by somebody else.
+        SinkError: Storing failed.
+    """
+    try:
+        sink.put(key, (stored,))
+    except BlobExistsError:
+        found = sink.stat(key).size_bytes
+        if found != len(stored):
+            message = f"{key} is there already with {found} bytes instead of {len(stored)}"
+            raise IntegrityError(message, kind="object_changed", hint="repair it from a replica", key=key) from None
+
+
+def get_object(sink: ArchiveSink, key: str) -> bytes:
+    """
+    Return an object that is what its name says.
+
+    Raises:
+        IntegrityError: It is not.
+        BlobNotFoundError: There is none.
+        SinkError: Reading failed.
+    """
+    stored = sink.read_all(key, limit_bytes=MAX_OBJECT_BYTES)
+    check_named(key, stored)
+    return stored

@@ -32,7 +32,7 @@ _FETCH_BYTES: Final = 2 << 20
 """Frames that lie one after another are fetched together, up to so many bytes."""
 _GAP_BYTES: Final = 256 << 10
 """Bytes nobody wants that are read rather than asking the store once more."""
-_WINDOW_FRAMES: Final = 32
+_WINDOW_FRAMES: Final = 24
 _CACHED_BYTES: Final = 32 << 20
 """More than the frames of a window hold."""
 _WORKERS: Final = 4

@@ -24,8 +24,8 @@ from .tables import NOWHERE, SEGMENT_PAGES, FrameRef, PageTable
 
 __all__ = ["FRAME_PAGES", "ImageWriter", "ParentImage"]
 
-FRAME_PAGES: Final = 128
-"""Pages compressed together, 512 KiB: with fewer the store grows (128 KiB: by 3 %), with more reading one costs more."""
+FRAME_PAGES: Final = 256
+"""Pages compressed together, 1 MiB: with fewer the store grows (128 KiB: by 4 %), with more reading one costs more."""
 _PIECE_PAGES: Final = 32
 """Pages looked at together; small, so that zeros between others are passed over quickly."""
 _PIECE_BYTES: Final = _PIECE_PAGES * PAGE_BYTES

@@ -1,0 +1,131 @@
+"""
+Our side of the repository's benchmark: one function for each verb, called in a fresh process.
+
+The repository is sealed to a raw key, and everything else is as the library has it by default.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from _harness import in_fresh_process
+from _repository_peers import Cost, Tool
+from knowtation_backup import EncryptionKey, FsspecSink
+
+KEY = EncryptionKey(raw=bytes(range(32)))
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """Where a repository is."""
+
+    url: str
+    options: dict[str, Any] | None = attrs.field(default=None, repr=False)
+
+    def sink(self) -> FsspecSink:
+        """Open it."""
+        return FsspecSink(self.url, storage_options=self.options)
+
+
+def _library() -> Any:
+    """Return the module with the repository's public names."""
+    return importlib.import_module("knowtation_backup")
+
+
+def missing() -> str | None:
+    """Return what this version of the library lacks; `None` when it has everything."""
+    names = ("Repository", "RepositoryPipeline", "DirectorySource", "ExportFileSource")
+    return next((name for name in names if not hasattr(_library(), name)), None)
+
+
+def create(place: Place) -> None:
+    """Make a repository."""
+    with place.sink() as sink:
+        _library().Repository.create(sink, seal_to=[KEY])
+
+
+def _pipeline(sink: FsspecSink, source: Any = None) -> Any:
+    ours = _library()
+    return ours.RepositoryPipeline(repository=ours.Repository.open(sink, [KEY]), source=source)
+
+
+def backup_directory(place: Place, directory: str) -> None:
+    """Back up a snapshot directory."""
+    with place.sink() as sink:
+        _pipeline(sink, _library().DirectorySource(Path(directory))).backup()
+
+
+def backup_export(place: Place, payload_file: str) -> None:
+    """Back up an export."""
+    with place.sink() as sink:
+        _pipeline(sink, _library().ExportFileSource(Path(payload_file))).backup()
+
+
+def restore(place: Place, archive: int, directory: str) -> None:
+    """Restore archive number *archive*, counted from the oldest, into a directory."""
+    with place.sink() as sink:
+        pipeline = _pipeline(sink)
+        pipeline.restore(pipeline.repository.archive_ids()[archive], Path(directory))
+
+
+def verify(place: Place) -> None:
+    """Read back and check everything stored."""
+    with place.sink() as sink:
+        _pipeline(sink).verify(level="content").raise_for_findings()
+
+
+class Ours(Tool):
+    """
+    The same for us as for the others.
+
+    Wall time is that of a new process, with the start of Python and the imports; ``inner_seconds`` is the call alone,
+    as in a program that runs already.
+    """
+
+    name = "ours"
+
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
+        super().__init__(folder)
+        self.place = place or Place(url=os.fspath(self.stored))
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Return what this version of the library lacks."""
+        return missing()
+
+    def create(self) -> None:
+        """Make a repository."""
+        super().create()
+        self._call(create)
+
+    def _backup(self, source: Path, number: int) -> Cost:
+        """Back up a snapshot directory, or the one export file in *source*."""
+        del number
+        if (source / "metadata.json").exists():
+            return self._call(backup_directory, os.fspath(source))
+        (payload,) = source.iterdir()
+        return self._call(backup_export, os.fspath(payload))
+
+    def _restore(self, number: int, target: Path) -> Cost:
+        return self._call(restore, number, os.fspath(target / "live"))
+
+    def _verify(self, source: Path, number: int) -> Cost:
+        del source, number
+        return self._call(verify)
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> Cost:
+        start = time.perf_counter()
+        measured = in_fresh_process(function, self.place, *arguments)
+        return Cost(
+            wall_seconds=time.perf_counter() - start,
+            cpu_seconds=measured.cpu_seconds,
+            peak_bytes=measured.peak_bytes,
+            inner_seconds=measured.wall_seconds,
+        )

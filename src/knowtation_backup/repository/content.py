@@ -109,6 +109,14 @@ class FrameReader:
             _opened(head, frame, data[frame.offset - start : frame.offset - start + frame.length]) for frame in frames
         ]
 
+    def opened(self, frame: FrameRef, pack: memoryview) -> bytes:
+        """Return the content of a frame of a pack that was read whole; raises as `contents`."""
+        end = frame.offset + frame.length
+        if end > len(pack):
+            message = f"pack {frame.pack_id.hex()} ends at byte {len(pack)}, before a frame it should hold"
+            raise TruncatedError(message, kind="truncated", hint="repair it from a replica")
+        return _opened(self.head(frame.pack_id, bytes(pack[:HEAD_LIMIT_BYTES])), frame, pack[frame.offset : end])
+
 
 def _opened(head: FileHead, frame: FrameRef, stored: memoryview) -> bytes:
     if int.from_bytes(stored[:4], "big") != frame.length - 4:

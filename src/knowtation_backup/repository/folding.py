@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -17,7 +17,7 @@ import attrs
 from .keys import ID_BYTES
 from .tables import NOWHERE, SEGMENT_PAGES, FrameRef, PageTable, RecordTable, frame_starts
 
-__all__ = ["FoldedRecord", "Spots", "StoredRun", "fold_ids", "fold_records", "fold_spots", "full_table"]
+__all__ = ["FoldedRecord", "Spots", "StoredRun", "fold_ids", "fold_records", "fold_spots", "full_table", "table_runs"]
 
 _SLOT_BITS: Final = 16
 _SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
@@ -76,6 +76,23 @@ class StoredRun:
     slot: int
 
 
+def table_runs(table: PageTable) -> Iterator[StoredRun]:
+    """Yield the runs of pages that a table says are stored, in the order of its ids."""
+    starts = frame_starts(table.frames)
+    for first, count, begin in zip(table.firsts, table.counts, table.positions, strict=True):
+        if begin == NOWHERE:
+            continue
+        position, number = begin, bisect_right(starts, begin) - 1
+        page, end = first, first + count
+        while page < end:
+            here = min(end - page, starts[number + 1] - position)
+            if here:
+                yield StoredRun(page, here, number, position - starts[number])
+            page += here
+            position += here
+            number += 1
+
+
 def fold_spots(tables: Iterable[PageTable]) -> Spots:
     """Return where every page of a segment lies."""
     spots = array("Q", bytes(8 * SEGMENT_PAGES))
@@ -83,21 +100,12 @@ def fold_spots(tables: Iterable[PageTable]) -> Spots:
     for table in tables:
         base = len(frames) + 1
         frames += table.frames
-        starts = frame_starts(table.frames)
-        for first, count, begin in zip(table.firsts, table.counts, table.positions, strict=True):
-            if begin == NOWHERE:
+        for first, count, position in zip(table.firsts, table.counts, table.positions, strict=True):
+            if position == NOWHERE:
                 spots[first : first + count] = array("Q", bytes(8 * count))
-                continue
-            position, number = begin, bisect_right(starts, begin) - 1
-            page, end = first, first + count
-            while page < end:
-                slot = position - starts[number]
-                here = min(end - page, starts[number + 1] - position)
-                spot = (base + number) << _SLOT_BITS | slot
-                spots[page : page + here] = array("Q", range(spot, spot + here))
-                page += here
-                position += here
-                number += 1
+        for run in table_runs(table):
+            spot = (base + run.frame) << _SLOT_BITS | run.slot
+            spots[run.first : run.first + run.count] = array("Q", range(spot, spot + run.count))
     return Spots(frames, spots)
 
 

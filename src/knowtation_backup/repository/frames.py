@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..errors import IntegrityError, TamperedError, TruncatedError, UnsupportedFormatError
+from ..errors import IntegrityError, InternalError, TamperedError, TruncatedError, UnsupportedFormatError
 from .keys import ReadKeys, WriterKey
 
 __all__ = [
     "MAX_CONTENT_BYTES",
+    "MAX_FRAME_BYTES",
     "Compressor",
     "FileHead",
     "FileKind",
@@ -46,6 +47,10 @@ _FILE_KEY_BYTES: Final = 32
 _TAG_BYTES: Final = 16
 _LENGTH_BYTES: Final = 4
 _MAX_SEALED_BYTES: Final = MAX_CONTENT_BYTES + 4096
+MAX_FRAME_BYTES: Final = _LENGTH_BYTES + _MAX_SEALED_BYTES
+"""Of a stored frame with its length."""
+MAX_FILE_BYTES: Final = 64 << 20
+"""Plain content of an index or manifest at most: what a reader takes into memory, however well it was compressed."""
 _TO_REPOSITORY: Final = 1
 _WITH_INDEX_KEY: Final = 2
 _PLAIN: Final = 0
@@ -131,8 +136,8 @@ def parse_head(kind: FileKind, data: bytes | memoryview, keys: ReadKeys | Writer
     Read the beginning of a file, of which *data* holds at least `HEAD_LIMIT_BYTES` or everything.
 
     Raises:
-        IntegrityError: It is not a file of this kind.
-        UnsupportedFormatError: It is sealed in a way this release does not know.
+        IntegrityError: It is not a file of this kind, or sealed in no way there is: a newer way would be a required
+            feature of the repository.
         NoMatchingKeyError: The keys at hand do not open it; a writer key opens no content.
     """
     view = memoryview(data)
@@ -151,7 +156,7 @@ def parse_head(kind: FileKind, data: bytes | memoryview, keys: ReadKeys | Writer
     elif view[5] == _WITH_INDEX_KEY and not kind.is_content:
         file_key = _derive(keys.index_key, material, bound)
     else:
-        raise UnsupportedFormatError(f"an object is sealed in an unknown way ({view[5]})", kind="bad_object")
+        raise IntegrityError(f"an object is sealed in an unknown way ({view[5]})", kind="bad_object")
     return FileHead(stored=bytes(view[: _HEAD_BYTES + size]), cipher=AESGCM(file_key))
 
 
@@ -201,7 +206,7 @@ def open_frame(head: FileHead, frame: Frame, data: memoryview, *, last: bool | N
 
 def open_file(kind: FileKind, data: bytes | memoryview, keys: ReadKeys | WriterKey) -> Iterator[bytes]:
     """
-    Yield the contents of all frames of a whole file.
+    Yield the contents of all frames of a whole file, together at most `MAX_FILE_BYTES`.
 
     Raises:
         BackupError: As `parse_head`, `split_frames`, `FileHead.open` and `content_of`.
@@ -209,12 +214,24 @@ def open_file(kind: FileKind, data: bytes | memoryview, keys: ReadKeys | WriterK
     view = memoryview(data)
     head = parse_head(kind, view, keys)
     frames = split_frames(head, view)
+    room = MAX_FILE_BYTES
     for frame in frames:
-        yield content_of(open_frame(head, frame, view, last=frame.number == len(frames) - 1))
+        content = content_of(open_frame(head, frame, view, last=frame.number == len(frames) - 1))
+        room -= len(content)
+        if room < 0:
+            raise IntegrityError(f"an object holds more than {MAX_FILE_BYTES} bytes when unpacked", kind="bad_object")
+        yield content
 
 
 def seal_small(kind: FileKind, keys: WriterKey, contents: Sequence[bytes]) -> bytes:
-    """Return a whole file of a few frames."""
+    """
+    Return a whole file of a few frames.
+
+    Raises:
+        InternalError: It would be larger than any reader takes.
+    """
+    if sum(map(len, contents)) > MAX_FILE_BYTES or any(len(content) > MAX_CONTENT_BYTES for content in contents):
+        raise InternalError("an object would be larger than readers take", kind="internal")
     head = FileHead.new(kind, keys)
     compressor = Compressor()
     last = len(contents) - 1

@@ -34,6 +34,8 @@ from ..errors import BackupError, ManifestError, UnsupportedFormatError
 from ..model.json_input import check_nesting, check_values, typed
 from ..model.moments import iso_ms, parse_iso
 from ..model.sections import SectionKind, check_section_name
+from .frames import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
+from .keys import ID_BYTES
 
 __all__ = [
     "ArchiveManifest",
@@ -48,6 +50,9 @@ __all__ = [
 
 FORMAT: Final = "knowtation-repository-archive"
 VERSION: Final = 1
+_MAX_NUMBER: Final = (1 << 63) - 1
+_MAX_BITS: Final = 8
+_ROOT_BYTES: Final = 32
 
 
 @attrs.frozen
@@ -221,6 +226,8 @@ class ArchiveManifest:
 
     def _check_places(self) -> None:
         packs, indexes = len(self.packs), len(self.indexes)
+        if len({section.name for section in self.sections}) != len(self.sections):
+            raise ManifestError("two sections of a manifest have one name")
         for section in self.sections:
             if isinstance(section, FileTable):
                 found = [piece.pack for piece in section.pieces]
@@ -234,10 +241,21 @@ class ArchiveManifest:
 
 def _object(value: Any) -> ObjectRef:
     object_id, size_bytes = value
-    raw = bytes.fromhex(typed(object_id, str))
-    if len(raw) != 32:
-        raise ManifestError("an id in a manifest is not 32 bytes")
-    return ObjectRef(raw, typed(size_bytes, int))
+    return ObjectRef(_octets(object_id, 32), _number(size_bytes))
+
+
+def _octets(value: Any, size: int) -> bytes:
+    raw = bytes.fromhex(typed(value, str))
+    if len(raw) != size:
+        raise ManifestError(f"an id in a manifest has {len(raw)} bytes instead of {size}")
+    return raw
+
+
+def _number(value: Any, limit: int = _MAX_NUMBER) -> int:
+    number = typed(value, int)
+    if not 0 <= number <= limit:
+        raise ManifestError(f"a number in a manifest is not in 0 to {limit}")
+    return number
 
 
 def _section_json(section: SectionTables) -> dict[str, Any]:
@@ -256,25 +274,34 @@ def _section(value: Any) -> SectionTables:
     kind = SectionKind(value["kind"])
     name = check_section_name(typed(value["name"], str))
     if kind is SectionKind.FILE:
-        pieces = tuple(
-            FilePiece(bytes.fromhex(piece[0]), *(typed(number, int) for number in piece[1:]))
-            for piece in value["pieces"]
-        )
-        return FileTable(name=name, size_bytes=typed(value["size_bytes"], int), pieces=pieces)
+        pieces = tuple(map(_piece, value["pieces"]))
+        return FileTable(name=name, size_bytes=_number(value["size_bytes"]), pieces=pieces)
     segments = tuple(
         SegmentTables(
-            tuple(TableRef(typed(index, int), typed(frame, int)) for index, frame in tables),
-            tuple(typed(pack, int) for pack in packs),
+            tuple(TableRef(_number(index), _number(frame)) for index, frame in tables),
+            tuple(map(_number, packs)),
         )
         for tables, packs in value["segments"]
     )
-    root = bytes.fromhex(typed(value["root"], str))
+    root = _octets(value["root"], _ROOT_BYTES)
     if kind is SectionKind.IMAGE:
-        return ImageTables(name=name, size_bytes=typed(value["size_bytes"], int), root=root, segments=segments)
+        return ImageTables(name=name, size_bytes=_number(value["size_bytes"]), root=root, segments=segments)
     return RecordTables(
         name=name,
-        count=typed(value["count"], int),
+        count=_number(value["count"]),
         root=root,
-        bits=typed(value["bits"], int),
+        bits=_number(value["bits"], _MAX_BITS),
         segments=segments,
+    )
+
+
+def _piece(value: Any) -> FilePiece:
+    piece_id, pack, frame, offset, length, size_bytes = value
+    return FilePiece(
+        _octets(piece_id, ID_BYTES),
+        _number(pack),
+        _number(frame),
+        _number(offset),
+        _number(length, MAX_FRAME_BYTES),
+        _number(size_bytes, MAX_CONTENT_BYTES),
     )

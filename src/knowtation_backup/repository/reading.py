@@ -51,15 +51,22 @@ class IndexReader:
 
     def page_tables(self, manifest: ArchiveManifest, segment: SegmentTables) -> list[PageTable]:
         """Return the tables of a segment of an image, the full one first."""
-        frames = [(self._frames(manifest, ref.index), ref.frame) for ref in segment.tables]
-        return [PageTable.from_bytes(_frame(index, at), _frame(index, at + 1)) for index, at in frames]
+        return [self.page_table(manifest.indexes[ref.index].object_id, ref.frame) for ref in segment.tables]
 
     def record_tables(self, manifest: ArchiveManifest, segment: SegmentTables) -> list[RecordTable]:
         """Return the tables of a segment of records, the full one first."""
-        return [RecordTable.from_bytes(_frame(self._frames(manifest, ref.index), ref.frame)) for ref in segment.tables]
+        return [self.record_table(manifest.indexes[ref.index].object_id, ref.frame) for ref in segment.tables]
 
-    def _frames(self, manifest: ArchiveManifest, place: int) -> list[bytes]:
-        index_id = manifest.indexes[place].object_id
+    def page_table(self, index_id: bytes, frame: int) -> PageTable:
+        """Return the table of pages that begins with a frame of an index; its ids are in the next one."""
+        frames = self._frames(index_id)
+        return PageTable.from_bytes(_frame(frames, frame), _frame(frames, frame + 1))
+
+    def record_table(self, index_id: bytes, frame: int) -> RecordTable:
+        """Return the table of records in a frame of an index."""
+        return RecordTable.from_bytes(_frame(self._frames(index_id), frame))
+
+    def _frames(self, index_id: bytes) -> list[bytes]:
         with self._lock:
             found = self._cached.get(index_id)
             if found is not None:

@@ -15,6 +15,7 @@ from ..errors import ExportError
 from ..model.sections import RecordSection
 from .drafts import DraftRecords, DraftSegment, IndexWriter, inherited
 from .folding import FoldedRecord, fold_records
+from .frames import MAX_CONTENT_BYTES
 from .keys import ID_BYTES, WriterKey
 from .manifest import ArchiveManifest, RecordTables
 from .packing import Job
@@ -24,6 +25,9 @@ from .tables import NOWHERE, FrameRef, RecordTable
 __all__ = ["ParentRecords", "RecordsWriter", "records_head"]
 
 _FRAME_BYTES: Final = 256 << 10
+_FRAME_RECORDS: Final = 1 << 16
+_MAX_VALUE_BYTES: Final = MAX_CONTENT_BYTES - (512 << 10)
+"""Of one record; the rest of a frame has room for the lengths of all."""
 _SEGMENT_RECORDS: Final = 1 << 15
 _MAX_BITS: Final = 8
 
@@ -106,7 +110,7 @@ class RecordsWriter:
         Yield the frames to store, and marks; tables are written as these are settled.
 
         Raises:
-            ExportError: Two records have one owner and name.
+            ExportError: Two records have one owner and name, or one is larger than a frame, ``record_too_large``.
         """
         known = self._known_ids()
         ids, new, keys = self._ids, self._new, self._keys
@@ -125,10 +129,18 @@ class RecordsWriter:
                 ids[key] = record_id
                 if known.get(key) == record_id:
                     continue
+                size = len(record.value)
+                if self._waiting and self._waiting_bytes + size > _MAX_VALUE_BYTES:
+                    yield self._job()
+                if size > _MAX_VALUE_BYTES:
+                    message = (
+                        f"a record of {self._section.name} has {size} bytes; a repository takes {_MAX_VALUE_BYTES}"
+                    )
+                    raise ExportError(message, kind="record_too_large", hint="store it as a file", size_bytes=size)
                 new[key] = _New(record_id, self._frame, len(self._waiting))
                 self._waiting.append(record.value)
-                self._waiting_bytes += len(record.value)
-                if self._waiting_bytes >= _FRAME_BYTES:
+                self._waiting_bytes += size
+                if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
                     yield self._job()
         if self._waiting:
             yield self._job()

@@ -15,7 +15,9 @@ from typing import Final
 import attrs
 
 from ..errors import IntegrityError
-from .keys import ID_BYTES
+from ..model.sections import PAGE_BYTES
+from .frames import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
+from .keys import ID_BYTES, ZERO_ID
 
 __all__ = [
     "NOWHERE",
@@ -33,6 +35,9 @@ NOWHERE: Final = 0xFFFFFFFF
 RECORD_KEY_BYTES: Final = 24
 _OBJECT_ID_BYTES: Final = 32
 _FRAME_COLUMNS: Final = 5
+_MAX_PAGES: Final = MAX_CONTENT_BYTES // PAGE_BYTES
+_MAX_RECORDS: Final = MAX_CONTENT_BYTES // 4
+"""Of one frame, which has 4 bytes for the length of each."""
 
 
 @attrs.frozen
@@ -93,12 +98,14 @@ def _frames_bytes(frames: Sequence[FrameRef]) -> bytes:
     return b"".join((*head, *map(_numbers, columns)))
 
 
-def _read_frames(reader: _Reader) -> list[FrameRef]:
+def _read_frames(reader: _Reader, max_items: int) -> list[FrameRef]:
     packs = [bytes(reader.octets(_OBJECT_ID_BYTES)) for _ in range(reader.number())]
     count = reader.number()
     places, *others = (reader.numbers(count) for _ in range(_FRAME_COLUMNS))
     if places and max(places) >= len(packs):
         raise IntegrityError("a table names a pack that it does not list", kind="bad_table")
+    if count and (max(others[2]) > MAX_FRAME_BYTES or max(others[3]) > max_items):
+        raise IntegrityError("a table names a frame that is larger than any can be", kind="bad_table")
     return [FrameRef(packs[place], *rest) for place, *rest in zip(places, *others, strict=True)]
 
 
@@ -132,7 +139,7 @@ class PageTable:
         reader = _Reader(data)
         count = reader.number()
         firsts, counts, positions = (reader.numbers(count) for _ in range(3))
-        frames = _read_frames(reader)
+        frames = _read_frames(reader, _MAX_PAGES)
         reader.finish()
         stored = sum(frame.items for frame in frames)
         at = pages = 0
@@ -143,6 +150,8 @@ class PageTable:
             pages += number if position != NOWHERE else 0
         if at > SEGMENT_PAGES or len(ids) != pages * ID_BYTES:
             raise IntegrityError("a table has more pages than its segment, or another number of ids", kind="bad_table")
+        if ZERO_ID in ids and ZERO_ID in {ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)}:
+            raise IntegrityError("a table says that a page of zeros is stored", kind="bad_table")
         return cls(firsts, counts, positions, frames, ids)
 
 
@@ -176,7 +185,7 @@ class RecordTable:
         keys = bytes(reader.octets(RECORD_KEY_BYTES * count))
         ids = bytes(reader.octets(ID_BYTES * count))
         positions = reader.numbers(count)
-        frames = _read_frames(reader)
+        frames = _read_frames(reader, _MAX_RECORDS)
         reader.finish()
         stored = sum(frame.items for frame in frames)
         if any(position >= stored for position in positions if position != NOWHERE):

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError, InternalError, PlanStaleError
 from ..model.sections import FileSection, ImageSection, RecordSection, Section
 from .config import RepositoryConfig
 from .drafts import DraftFile, DraftPiece, DraftSection, IndexWriter, place_sections
-from .frames import Compressor, FileKind, seal_small
+from .frames import MAX_CONTENT_BYTES, Compressor, FileKind, seal_small
 from .images import ImageWriter, ParentImage
 from .keys import WriterKey
 from .layout import archive_id_of, archive_key
@@ -175,7 +175,7 @@ class ArchiveWriter:
         )
         parent = self._parent.archive_id if self._parent is not None else ""
         manifest = ArchiveManifest(finished_at=finished_at, parent=parent, **facts, **places)  # type: ignore[arg-type]  # fields by name
-        stored = seal_small(FileKind.MANIFEST, self._keys, [manifest.to_bytes()])
+        stored = seal_small(FileKind.MANIFEST, self._keys, list(even((manifest.to_bytes(),), MAX_CONTENT_BYTES)))
         archive_id = archive_id_of(manifest.taken_at, stored)
         took = self._monotonic() - self._began_at
         if took > self._config.grace_seconds / 2:

@@ -63,10 +63,12 @@ class Coverage(enum.Enum):
     How much of an archive's content a verification read.
 
     ``none``: level ``structure`` or ``presence``, or the archive belongs to another part of a sample, or may not be
-    opened. ``part``: some chunks of every blob. ``whole``: every byte.
+    opened. ``stored``: every stored byte was compared with the name it lies under, and nothing was opened. ``part``:
+    some chunks of every blob, or some packs of a repository. ``whole``: every byte.
     """
 
     NONE = "none"
+    STORED = "stored"
     PART = "part"
     WHOLE = "whole"
 
@@ -220,6 +222,8 @@ class VerifyReport:
             depth += f", part {self.sample.part} of {self.sample.of}"
         if self.level is VerifyLevel.CONTENT and self.covered is Coverage.NONE:
             depth += ", content not read"
+        if self.covered is Coverage.STORED:
+            depth += ", content not opened"
         lines = [f"verify {self.archive_id} ({depth}): {verdict}, {self.bytes_read} bytes read"]
         return "\n".join(lines + [f"  {f.code} at {f.where}: {f.message}" for f in self.findings])
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -36,6 +36,7 @@ from ..model.moments import iso_ms, parse_iso
 from ..model.sections import SectionKind, check_section_name
 from .frames import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
 from .keys import ID_BYTES
+from .layout import index_key, pack_key
 
 __all__ = [
     "ArchiveManifest",
@@ -157,6 +158,11 @@ class ArchiveManifest:
     def size_bytes(self) -> int:
         """Of packs and indexes that reading it needs; most of them it shares with others."""
         return sum(ref.size_bytes for ref in (*self.packs, *self.indexes))
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """Yield key and size of every pack and index that reading it needs."""
+        yield from ((pack_key(ref.object_id), ref.size_bytes) for ref in self.packs)
+        yield from ((index_key(ref.object_id), ref.size_bytes) for ref in self.indexes)
 
     def section(self, name: str) -> SectionTables | None:
         """Return the section of a name, `None` when there is none."""

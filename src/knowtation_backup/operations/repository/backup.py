@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 import attrs
@@ -17,12 +17,11 @@ from ...model.manifest import check_tags
 from ...model.moments import iso_ms
 from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
-from ...repository.layout import INDEX_PREFIX, PACK_PREFIX, index_key, pack_key
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
 from ..writing import generator
-from .catalog import live_archives
+from .catalog import is_whole, live_archives, stored_sizes
 
 __all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up"]
 
@@ -214,8 +213,8 @@ def _look(
             newest[series] = here
         if options.parent == found.archive_id:
             newest["", ""] = here
-    present = _present(repository) if newest else {}
-    whole = {series: parent for series, parent in newest.items() if _is_whole(parent.manifest, present)}
+    present = stored_sizes(repository) if newest else {}
+    whole = {series: parent for series, parent in newest.items() if is_whole(parent.manifest, present)}
     for parent in whole.values():
         pieces.add(parent.manifest)
     wanted = ("", "") if options.parent is not None else (capture.kind, capture.source_id)
@@ -226,14 +225,3 @@ def _look(
         message = "objects of it are missing, so that it is no parent; everything is stored again"
         damaged.append(Finding(code="parent_damaged", where=newest[wanted].archive_id, message=message))
     return whole.get(wanted), pieces, damaged
-
-
-def _present(repository: Repository) -> Mapping[str, int]:
-    prefixes = (PACK_PREFIX, INDEX_PREFIX)
-    return {info.key: info.size_bytes for prefix in prefixes for info in repository.sink.list(prefix)}
-
-
-def _is_whole(manifest: ArchiveManifest, present: Mapping[str, int]) -> bool:
-    packs = ((pack_key(ref.object_id), ref.size_bytes) for ref in manifest.packs)
-    indexes = ((index_key(ref.object_id), ref.size_bytes) for ref in manifest.indexes)
-    return all(present.get(key) == size for keys in (packs, indexes) for key, size in keys)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ...model.marks import MarkName, Standing
+from ...repository.layout import INDEX_PREFIX, PACK_PREFIX
+from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
 from ..marks import read_standing
 
-__all__ = ["live_archives", "standings"]
+__all__ = ["is_whole", "live_archives", "standings", "stored_sizes"]
 
 
 def standings(repository: Repository) -> dict[str, Standing]:
@@ -28,3 +30,14 @@ def live_archives(repository: Repository) -> Iterator[ListedArchive]:
         standing = noted.get(found.archive_id)
         if standing is None or (standing.trashed_at is None and not standing.quarantined):
             yield found
+
+
+def stored_sizes(repository: Repository) -> dict[str, int]:
+    """Return the size of every pack and index of the store, by key; about 200 bytes of memory for each."""
+    prefixes = (PACK_PREFIX, INDEX_PREFIX)
+    return {info.key: info.size_bytes for prefix in prefixes for info in repository.sink.list(prefix)}
+
+
+def is_whole(manifest: ArchiveManifest, present: Mapping[str, int]) -> bool:
+    """Whether all packs and indexes of an archive are there, with their sizes."""
+    return all(present.get(key) == size for key, size in manifest.objects())

@@ -1,0 +1,292 @@
+"""
+One verification: what was found of which object, and what that means for the archives that name it.
+
+Damage is remembered by object, since archives share them, and told archive by archive at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from ..._engine.ahead import map_ahead
+from ...contracts import Clock, Observer
+from ...errors import BackupError, BlobNotFoundError
+from ...model.events import Event
+from ...model.reports import Coverage, Finding, Sample, Unverified, VerifyLevel
+from ...repository.claims import ClaimRegister, Claims
+from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
+from ...repository.content import FrameReader
+from ...repository.keys import ReadKeys
+from ...repository.layout import CONFIG_KEY, archive_key, index_key, pack_key
+from ...repository.losses import SectionLoss, find_losses
+from ...repository.manifest import ArchiveManifest, ObjectRef
+from ...repository.proving import WRONG_BYTES, BadPlaces, PackProof, prove_pack
+from ...repository.reading import IndexReader
+from ...repository.repository import ListedArchive, Repository
+from ...repository.soundness import check_soundness
+from ..marks import record_verification
+from .catalog import stored_sizes
+from .verify_reports import ArchiveVerifyReport, DamagedObject, RepositoryVerifyReport
+
+__all__ = ["Verification"]
+
+_WORKERS = 3
+"""Packs read at once."""
+
+
+@attrs.define(kw_only=True)
+class _Archive:
+    """What is remembered of an archive: its manifest is read again where damage is found."""
+
+    archive_id: str
+    packs: tuple[bytes, ...] = ()
+    indexes: tuple[bytes, ...] = ()
+    findings: list[Finding] = attrs.field(factory=list)
+    """Of the manifest itself."""
+    unreliable: set[str] = attrs.field(factory=set)
+    """Sections that are not what they were, as far as tables go."""
+    losses: tuple[SectionLoss, ...] = ()
+
+
+@attrs.define(kw_only=True)
+class Verification:
+    """Takes archives and levels one after another, and reports at the end."""
+
+    repository: Repository
+    level: VerifyLevel
+    sample: Sample | None
+    observer: Observer
+    archives: list[_Archive] = attrs.field(factory=list)
+    packs: dict[bytes, ObjectRef] = attrs.field(factory=dict)
+    indexes: dict[bytes, ObjectRef] = attrs.field(factory=dict)
+    damaged: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+    """Code and message by key; what was found first."""
+    bad: BadPlaces = attrs.field(factory=BadPlaces)
+    unopened: dict[bytes, BackupError] = attrs.field(factory=dict)
+    read: dict[bytes, int] = attrs.field(factory=dict)
+    """Bytes of the packs that were read."""
+    erased: int = 0
+    reader: IndexReader = attrs.field(init=False)
+    register: ClaimRegister = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.reader = IndexReader(self.repository.sink, self.repository.keys)
+        self.register = ClaimRegister(self.reader)
+
+    def damage(self, key: str, code: str, message: str) -> None:
+        """Remember what is wrong with an object, unless something is known to be wrong with it already."""
+        self.damaged.setdefault(key, (code, message))
+
+    def config(self) -> None:
+        """Compare what the repository says of itself with what it said when it was opened."""
+        try:
+            stored = self.repository.sink.read_all(CONFIG_KEY, limit_bytes=MAX_CONFIG_BYTES)
+            if RepositoryConfig.from_bytes(stored) != self.repository.config:
+                self.damage(CONFIG_KEY, "config_changed", "it says something else than when it was opened")
+        except WRONG_BYTES as error:
+            self.damage(CONFIG_KEY, error.kind, str(error))
+
+    # -- structure --------------------------------------------------------------------------------------------------
+
+    def structure(self, listed: ListedArchive) -> None:
+        """Check manifest and tables of an archive."""
+        archive = _Archive(archive_id=listed.archive_id)
+        self.archives.append(archive)
+        manifest = listed.manifest
+        if manifest is None:
+            error = listed.error
+            code, message = (error.kind, str(error)) if error is not None else ("manifest", "it cannot be read")
+            self.damage(archive_key(listed.archive_id), code, message)
+            return
+        archive.packs = tuple(self.packs.setdefault(ref.object_id, ref).object_id for ref in manifest.packs)
+        archive.indexes = tuple(self.indexes.setdefault(ref.object_id, ref).object_id for ref in manifest.indexes)
+        self._same_sizes(archive, manifest)
+        found = check_soundness(listed.archive_id, manifest, self.reader, self.repository.writer_key, self.register)
+        for unsound in found:
+            if unsound.section:
+                archive.unreliable.add(unsound.section)
+                archive.findings.append(
+                    Finding(code=unsound.error.kind, where=unsound.where, message=str(unsound.error))
+                )
+            else:
+                self.damage(unsound.where, unsound.error.kind, str(unsound.error))
+
+    def _same_sizes(self, archive: _Archive, manifest: ArchiveManifest) -> None:
+        for known, refs in ((self.packs, manifest.packs), (self.indexes, manifest.indexes)):
+            for ref in refs:
+                if known[ref.object_id].size_bytes != ref.size_bytes:
+                    message = f"it gives {ref.object_id.hex()} another size than other manifests do"
+                    where = archive_key(archive.archive_id)
+                    archive.findings.append(Finding(code="size_mismatch", where=where, message=message))
+
+    # -- presence ---------------------------------------------------------------------------------------------------
+
+    def presence(self) -> None:
+        """Look for everything that is named, with one listing."""
+        present = stored_sizes(self.repository)
+        deeper = self.level is VerifyLevel.CONTENT
+        for ref in self.packs.values():
+            key = pack_key(ref.object_id)
+            # One of another size may still have whole frames, which only reading it shows.
+            if not self._is_there(key, ref, present) and not (deeper and key in present):
+                self.bad.packs.add(ref.object_id)
+        for ref in self.indexes.values():
+            self._is_there(index_key(ref.object_id), ref, present)
+
+    def _is_there(self, key: str, ref: ObjectRef, present: dict[str, int]) -> bool:
+        size = present.get(key)
+        if size is None:
+            self.damage(key, "blob_not_found", f"there is no {key} in {self.repository.sink.location}")
+        elif size != ref.size_bytes:
+            self.damage(key, "size_mismatch", f"{size} bytes are stored, manifests say {ref.size_bytes}")
+        return size == ref.size_bytes
+
+    # -- content ----------------------------------------------------------------------------------------------------
+
+    def content(self) -> None:
+        """Read every pack of the sample once."""
+        named = [pack_id for pack_id in self.register.packs if pack_id in self.packs]
+        chosen = [one for one in dict.fromkeys([*named, *self.packs]) if self._is_in_sample(one)]
+        chosen = [pack_id for pack_id in chosen if pack_id not in self.bad.packs]
+        keys = self.repository.keys
+        ids = self.repository.writer_key
+        frames = FrameReader(self.repository.sink, keys) if isinstance(keys, ReadKeys) else None
+
+        def prove(work: tuple[ObjectRef, Claims]) -> PackProof:
+            return prove_pack(self.repository.sink, *work, ids=ids, frames=frames)
+
+        for number, proof in enumerate(
+            map_ahead(prove, self._work(chosen, opens=frames is not None), workers=_WORKERS)
+        ):
+            self._proven(proof)
+            fields = {"packs_done": number + 1, "packs_total": len(chosen), "bytes_read": sum(self.read.values())}
+            self.observer(Event(name="verify.pack", fields=fields))
+
+    def _work(self, chosen: Iterable[bytes], *, opens: bool) -> Iterator[tuple[ObjectRef, Claims]]:
+        for pack_id in chosen:
+            yield self.packs[pack_id], self.register.claims(pack_id) if opens else {}
+
+    def _is_in_sample(self, pack_id: bytes) -> bool:
+        sample = self.sample
+        return sample is None or int.from_bytes(pack_id[:8], "big") % sample.of == sample.part - 1
+
+    def _proven(self, proof: PackProof) -> None:
+        self.read[proof.pack_id] = proof.bytes_read
+        self.erased += proof.erased
+        if proof.error is not None:
+            self.damage(pack_key(proof.pack_id), proof.error.kind, str(proof.error))
+        if proof.bad is None:
+            self.bad.packs.add(proof.pack_id)
+        else:
+            self.bad.frames.update(proof.bad)
+        if proof.unopened is not None:
+            self.unopened[proof.pack_id] = proof.unopened
+
+    # -- report -----------------------------------------------------------------------------------------------------
+
+    def report(self, clock: Clock, *, record: bool) -> RepositoryVerifyReport:
+        """Say of every archive what was found."""
+        reports: list[ArchiveVerifyReport] = []
+        unverified: list[Unverified] = []
+        vanished: list[str] = []
+        users: dict[str, list[str]] = {key: [] for key in self.damaged}
+        for archive in self.archives:
+            if self._is_gone(archive):
+                vanished.append(archive.archive_id)
+                continue
+            keys = self._damage_of(archive)
+            for key in keys:
+                users[key].append(archive.archive_id)
+            report = self._judged(archive, keys, clock)
+            closed = next((self.unopened[pack_id] for pack_id in archive.packs if pack_id in self.unopened), None)
+            if closed is not None and report.ok:
+                unverified.append(Unverified(archive_id=archive.archive_id, error=closed))
+                continue
+            reports.append(self._recorded(report, clock) if record else report)
+            fields = {"archive_id": archive.archive_id, "findings": len(report.findings)}
+            self.observer(Event(name="verify.finished", fields=fields))
+        objects = [
+            DamagedObject(key=key, code=code, message=message, archives=tuple(sorted(users[key])))
+            for key, (code, message) in sorted(self.damaged.items())
+            if users[key] or key == CONFIG_KEY
+        ]
+        return RepositoryVerifyReport(
+            reports=tuple(reports),
+            unverified=tuple(unverified),
+            vanished=tuple(vanished),
+            level=self.level,
+            sample=self.sample,
+            covered=self._covered,
+            objects=tuple(objects),
+            packs_read=len(self.read),
+            stored_bytes=sum(self.read.values()),
+            erased_records=self.erased,
+        )
+
+    @property
+    def _covered(self) -> Coverage:
+        if self.level is not VerifyLevel.CONTENT:
+            return Coverage.NONE
+        if self.sample is not None:
+            return Coverage.PART
+        return Coverage.WHOLE if isinstance(self.repository.keys, ReadKeys) else Coverage.STORED
+
+    def _damage_of(self, archive: _Archive) -> list[str]:
+        keys = [archive_key(archive.archive_id), *map(index_key, archive.indexes), *map(pack_key, archive.packs)]
+        return [key for key in keys if key in self.damaged]
+
+    def _is_gone(self, archive: _Archive) -> bool:
+        """Whether an archive of which objects are missing was forgotten meanwhile: manifests go first."""
+        if all(self.damaged[key][0] != "blob_not_found" for key in self._damage_of(archive)):
+            return False
+        try:
+            self.repository.sink.stat(archive_key(archive.archive_id))
+        except BlobNotFoundError:
+            return True
+        return False
+
+    def _judged(self, archive: _Archive, keys: list[str], clock: Clock) -> ArchiveVerifyReport:
+        findings = [*archive.findings]
+        for key in keys:
+            code, message = self.damaged[key]
+            findings.append(Finding(code=code, where=key, message=message))
+        losses: tuple[SectionLoss, ...] = ()
+        if findings and archive.packs:
+            losses = self._losses(archive)
+            findings += [Finding(code="content_lost", where=loss.section, message=str(loss)) for loss in losses]
+        for finding in findings:
+            self.observer(Event(name="verify.finding", fields={"archive_id": archive.archive_id, "code": finding.code}))
+        sizes = [self.read.get(pack_id, 0) for pack_id in archive.packs]
+        sizes += [self.indexes[index_id].size_bytes for index_id in archive.indexes]
+        return ArchiveVerifyReport(
+            archive_id=archive.archive_id,
+            level=self.level,
+            verified_at=clock(),
+            bytes_read=sum(sizes),
+            findings=tuple(findings),
+            sample=self.sample,
+            covered=self._covered,
+            losses=losses,
+        )
+
+    def _losses(self, archive: _Archive) -> tuple[SectionLoss, ...]:
+        try:
+            manifest = self.repository.manifest(archive.archive_id)
+        except WRONG_BYTES:
+            return ()  # its own finding says that nothing of it can be read
+        return find_losses(manifest, self.reader, self.bad, sections=archive.unreliable)
+
+    def _recorded(self, report: ArchiveVerifyReport, clock: Clock) -> ArchiveVerifyReport:
+        """Note the result; what was found is not lost when that fails."""
+        noted = report
+        if report.covered is Coverage.STORED:  # the bytes are as they were written; what they hold was not seen
+            noted = attrs.evolve(report, level=VerifyLevel.PRESENCE)
+        try:
+            record_verification(self.repository.sink, noted, clock=clock)
+        except BackupError as error:
+            fields = {"archive_id": report.archive_id, "error": error.kind}
+            self.observer(Event(name="verify.not_recorded", fields=fields))
+            return report
+        return attrs.evolve(report, recorded=True)

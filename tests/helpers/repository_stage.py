@@ -1,0 +1,107 @@
+"""Sources and repositories for tests: sections from plain values, and secrets that are made on the spot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from knowtation_backup.contracts import ArchiveSink, Observer, SectionSource, ignore_events
+from knowtation_backup.errors import SourceUnavailableError
+from knowtation_backup.model.reports import CaptureResult
+from knowtation_backup.model.sections import FileSection, ImageSection, RecordSection, Section, SectionRecord
+from knowtation_backup.repository.config import RepositoryConfig
+from knowtation_backup.repository.content import ArchiveReader
+from knowtation_backup.repository.keys import ReadKeys
+from knowtation_backup.repository.manifest import FileTable, ImageTables, RecordTables
+from knowtation_backup.repository.repository import Repository
+from knowtation_backup.sinks.fsspec import FsspecSink
+
+__all__ = [
+    "MOMENT",
+    "Records",
+    "StagedSource",
+    "contents",
+    "new_repository",
+    "numbered_source",
+    "open_stored",
+    "unreachable_source",
+]
+
+MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+
+Records = Mapping[tuple[bytes, bytes], bytes]
+"""Values of records by owner and name."""
+
+
+@attrs.frozen(kw_only=True)
+class StagedSource:
+    """A `SectionSource` of plain values, and its own capture."""
+
+    images: Mapping[str, bytes] = attrs.field(factory=dict)
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    records: Mapping[str, Records] = attrs.field(factory=dict)
+    kind: str = "canister-snapshot"
+    source_id: str = "aaaaa-aa"
+    taken_at: dt.datetime = MOMENT
+    complete: bool = True
+
+    def capture_sections(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> StagedSource:  # noqa: ARG002
+        return self
+
+    def sections(self) -> Iterator[Section]:
+        for name, content in self.files.items():
+            yield FileSection(name=name, chunks=(content,))
+        for name, content in self.images.items():
+            yield ImageSection(name=name, size_bytes=len(content), chunks=(content,))
+        for name, records in self.records.items():
+            ordered = [SectionRecord(owner, key, value) for (owner, key), value in sorted(records.items())]
+            yield RecordSection(name=name, batches=(ordered,))
+
+    def result(self) -> CaptureResult:
+        return CaptureResult(complete=self.complete, counts={"images": len(self.images)}, details={})
+
+
+def new_repository(sink: ArchiveSink, *, keys: ReadKeys | None = None, **config: object) -> Repository:
+    """Make a repository whose secrets lie nowhere but in its handle."""
+    keys = keys or ReadKeys.generate()
+    made = RepositoryConfig(repository_id=keys.repository_id, **config)  # type: ignore[arg-type]  # fields by name
+    return Repository.create_with(sink, keys, made)
+
+
+def contents(repository: Repository, archive_id: str) -> dict[str, bytes | set[bytes]]:
+    """Read everything of an archive back: images and files as bytes, records as the set of their values."""
+    manifest = repository.manifest(archive_id)
+    reader = ArchiveReader(repository.sink, repository.read_keys, manifest)
+    found: dict[str, bytes | set[bytes]] = {}
+    for section in manifest.sections:
+        match section:
+            case ImageTables():
+                parts = (
+                    part.data if part.data is not None else bytes(part.size_bytes) for part in reader.image(section)
+                )
+                found[section.name] = b"".join(parts)
+            case FileTable():
+                found[section.name] = b"".join(reader.file(section))
+            case RecordTables():
+                found[section.name] = {record.value for group in reader.records(section) for record in group}
+    return found
+
+
+# Functions, because executors of other processes import what they run: they cannot import tests.
+
+
+def numbered_source(number: int) -> StagedSource:
+    """A canister whose memory says which it is."""
+    return StagedSource(images={"stable_memory.bin": bytes([number + 1]) * 10_000}, source_id=f"canister-{number}")
+
+
+def unreachable_source() -> SectionSource:
+    """A source that is not there."""
+    raise SourceUnavailableError("the hub does not answer")
+
+
+def open_stored(place: str, keys: ReadKeys) -> Repository:
+    """Open a repository in a local directory."""
+    return Repository.open_with(FsspecSink(place), keys)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import attrs
 
@@ -30,7 +30,7 @@ from ..errors import (
 from ..model.blobs import BlobRef
 from ..model.events import Event
 from ..model.manifest import SIGNATURE_NAME, STARTED_NAME, Manifest, manifest_key, side_key
-from ..model.marks import MAX_MARK_BYTES, MarkName, MarkVerb
+from ..model.marks import MAX_MARK_BYTES, MarkName, MarkVerb, Standing
 from ..model.reports import Outcome, TargetResult
 from ..model.signatures import SignaturePolicy
 from .backup import ReadBack
@@ -39,7 +39,7 @@ from .metering import Meter
 from .read import open_blob, parse_manifest, read_manifest_bytes
 from .signatures import read_signatures, require_signatures
 
-__all__ = ["CopyReport", "copy_archive"]
+__all__ = ["CopyReport", "carried_marks", "copy_archive"]
 
 _MAX_STARTED_BYTES = 1 << 20
 """Far more than a marker has."""
@@ -53,6 +53,14 @@ _OF_THE_PLACE = frozenset(
     }
 )
 """What is said of the stored bytes in one place, and holds in no other."""
+
+
+def carried_marks(names: Sequence[MarkName], standing: Standing) -> list[MarkName]:
+    """Return the marks of an archive, oldest first, that hold of a copy of it in another place, too."""
+    carried = [name for name in names if name.verb not in _OF_THE_PLACE]
+    if standing.failed_at is not None:
+        carried.append(next(name for name in reversed(names) if name.verb is MarkVerb.FAILED))
+    return carried
 
 
 @attrs.frozen(kw_only=True)
@@ -180,10 +188,7 @@ class _Copy:
     def marks(self) -> list[MarkName]:
         """Return the marks that are to be copied, unless the archive is in the trash, here or there."""
         names = self._marks_outside_the_trash(self.source)
-        standing = read_standing(self.source, names)
-        carried = [name for name in names if name.verb not in _OF_THE_PLACE]
-        if standing.failed_at is not None:
-            carried.append(next(name for name in reversed(names) if name.verb is MarkVerb.FAILED))
+        carried = carried_marks(names, read_standing(self.source, names))
         there: list[MarkName] = []
         with contextlib.suppress(SinkPermissionError):  # who may only create copies, too
             there = self._marks_outside_the_trash(self.target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import ArchiveSink
-from ..errors import BlobExistsError, IntegrityError
+from ..errors import BlobExistsError, ConfigurationError, IntegrityError
 from .layout import check_named
 
 __all__ = ["MAX_OBJECT_BYTES", "get_object", "put_object"]
@@ -40,6 +40,12 @@ def get_object(sink: ArchiveSink, key: str) -> bytes:
         BlobNotFoundError: There is none.
         SinkError: Reading failed.
     """
-    stored = sink.read_all(key, limit_bytes=MAX_OBJECT_BYTES)
+    try:
+        stored = sink.read_all(key, limit_bytes=MAX_OBJECT_BYTES)
+    except ConfigurationError as error:
+        if error.kind != "blob_too_large":
+            raise
+        message = f"{key} has more bytes than any object of a repository"
+        raise IntegrityError(message, kind="object_changed", hint="repair it from a replica", key=key) from error
     check_named(key, stored)
     return stored

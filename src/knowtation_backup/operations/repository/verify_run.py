@@ -75,18 +75,18 @@ class Verification:
         self.reader = IndexReader(self.repository.sink, self.repository.keys)
         self.register = ClaimRegister(self.reader)
 
-    def damage(self, key: str, code: str, message: str) -> None:
+    def note(self, code: str, key: str, message: str) -> None:
         """Remember what is wrong with an object, unless something is known to be wrong with it already."""
         self.damaged.setdefault(key, (code, message))
 
     def config(self) -> None:
         """Compare what the repository says of itself with what it said when it was opened."""
         try:
-            stored = self.repository.sink.read_all(CONFIG_KEY, limit_bytes=MAX_CONFIG_BYTES)
+            stored = b"".join(self.repository.sink.read(CONFIG_KEY, size_bytes=MAX_CONFIG_BYTES + 1))
             if RepositoryConfig.from_bytes(stored) != self.repository.config:
-                self.damage(CONFIG_KEY, "config_changed", "it says something else than when it was opened")
+                self.note("config_changed", CONFIG_KEY, "it says something else than when it was opened")
         except WRONG_BYTES as error:
-            self.damage(CONFIG_KEY, error.kind, str(error))
+            self.note(error.kind, CONFIG_KEY, str(error))
 
     # -- structure --------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Verification:
         if manifest is None:
             error = listed.error
             code, message = (error.kind, str(error)) if error is not None else ("manifest", "it cannot be read")
-            self.damage(archive_key(listed.archive_id), code, message)
+            self.note(code, archive_key(listed.archive_id), message)
             return
         archive.packs = tuple(self.packs.setdefault(ref.object_id, ref).object_id for ref in manifest.packs)
         archive.indexes = tuple(self.indexes.setdefault(ref.object_id, ref).object_id for ref in manifest.indexes)
@@ -111,7 +111,7 @@ class Verification:
                     Finding(code=unsound.error.kind, where=unsound.where, message=str(unsound.error))
                 )
             else:
-                self.damage(unsound.where, unsound.error.kind, str(unsound.error))
+                self.note(unsound.error.kind, unsound.where, str(unsound.error))
 
     def _same_sizes(self, archive: _Archive, manifest: ArchiveManifest) -> None:
         for known, refs in ((self.packs, manifest.packs), (self.indexes, manifest.indexes)):
@@ -138,9 +138,9 @@ class Verification:
     def _is_there(self, key: str, ref: ObjectRef, present: dict[str, int]) -> bool:
         size = present.get(key)
         if size is None:
-            self.damage(key, "blob_not_found", f"there is no {key} in {self.repository.sink.location}")
+            self.note("blob_not_found", key, f"there is no {key} in {self.repository.sink.location}")
         elif size != ref.size_bytes:
-            self.damage(key, "size_mismatch", f"{size} bytes are stored, manifests say {ref.size_bytes}")
+            self.note("size_mismatch", key, f"{size} bytes are stored, manifests say {ref.size_bytes}")
         return size == ref.size_bytes
 
     # -- content ----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Verification:
         self.read[proof.pack_id] = proof.bytes_read
         self.erased += proof.erased
         if proof.error is not None:
-            self.damage(pack_key(proof.pack_id), proof.error.kind, str(proof.error))
+            self.note(proof.error.kind, pack_key(proof.pack_id), str(proof.error))
         if proof.bad is None:
             self.bad.packs.add(proof.pack_id)
         else:

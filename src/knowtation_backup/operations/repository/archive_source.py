@@ -1,0 +1,121 @@
+"""An archive of a repository as a source: so that it can be stored in another one, under that one's keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from ...contracts import Observer, SectionCapture, ignore_events
+from ...errors import ConfigurationError, IntegrityError
+from ...model.json_input import check_nesting, check_values, typed
+from ...model.reports import CaptureResult, Finding
+from ...model.sections import FileSection, ImageSection, RecordSection, Section, SectionRecord
+from ...repository.content import ArchiveReader
+from ...repository.manifest import ArchiveManifest, FileTable, ImageTables, RecordTables
+from ...repository.repository import Repository
+from .backup import DETAILS_SECTION
+
+__all__ = ["ArchiveSource", "IdentifyRecord"]
+
+IdentifyRecord: TypeAlias = Callable[[str, bytes], tuple[bytes, bytes]]
+"""Returns owner and name of a record, from the name of its section and its value."""
+
+_MAX_DETAILS_BYTES: Final = 256 << 20
+_ZEROS: Final = bytes(1 << 20)
+
+
+@attrs.frozen(kw_only=True)
+class ArchiveSource:
+    """
+    A `SectionSource` that reads one archive, every byte of it compared with what was backed up.
+
+    Args:
+        repository: Where it is; open to be read.
+        manifest: Of the archive.
+        identify: Finds owner and name of records in their values: a repository knows hashes of them only. Checked
+            against these. Needed when the archive has records.
+    """
+
+    repository: Repository
+    manifest: ArchiveManifest
+    identify: IdentifyRecord | None = None
+
+    def capture_sections(
+        self,
+        *,
+        taken_at: object,  # noqa: ARG002 - the content is of the moment the archive says
+        observer: Observer = ignore_events,  # noqa: ARG002
+    ) -> SectionCapture:
+        """Begin to read the archive."""
+        return _Capture(self)
+
+
+class _Capture:
+    def __init__(self, source: ArchiveSource) -> None:
+        self._source = source
+        self._manifest = source.manifest
+        self._reader = ArchiveReader(source.repository.sink, source.repository.read_keys, source.manifest)
+        self._details: dict[str, Any] = {}
+        self.kind = source.manifest.kind
+        self.source_id = source.manifest.source_id
+        self.taken_at = source.manifest.taken_at
+
+    def sections(self) -> Iterator[Section]:
+        for section in self._manifest.sections:
+            match section:
+                case FileTable(name=name) if name == DETAILS_SECTION:
+                    self._details = self._read_details(section)
+                case FileTable():
+                    yield FileSection(name=section.name, chunks=self._reader.file(section))
+                case ImageTables():
+                    yield ImageSection(name=section.name, size_bytes=section.size_bytes, chunks=self._image(section))
+                case RecordTables():
+                    yield RecordSection(name=section.name, batches=self._records(section))
+
+    def _image(self, tables: ImageTables) -> Iterator[bytes | memoryview]:
+        for part in self._reader.image(tables):
+            yield part.data if part.data is not None else memoryview(_ZEROS)[: part.size_bytes]
+
+    def _records(self, tables: RecordTables) -> Iterator[Sequence[SectionRecord]]:
+        identify = self._source.identify
+        if identify is None:
+            message = f"{tables.name} has records, whose owners and names a repository knows by hashes only"
+            raise ConfigurationError(message, kind="records_unnamed", hint="pass identify=")
+        keys = self._source.repository.writer_key
+        for group in self._reader.records(tables):
+            batch: list[SectionRecord] = []
+            for record in group:
+                owner, name = identify(tables.name, record.value)
+                if keys.record_key(owner, name) != record.key:
+                    message = f"a record of {tables.name} has another owner or name than its value says"
+                    raise IntegrityError(message, kind="record_changed", section=tables.name, key=record.key.hex())
+                batch.append(SectionRecord(owner, name, record.value))
+            yield batch
+
+    def _read_details(self, table: FileTable) -> dict[str, Any]:
+        if table.size_bytes > _MAX_DETAILS_BYTES:
+            raise IntegrityError(f"{table.name} has {table.size_bytes} bytes", kind="details_unreadable")
+        data = b"".join(self._reader.file(table))
+        try:
+            check_nesting(data)
+            check_values(data)
+            return typed(json.loads(data), dict)
+        except (ValueError, TypeError, RecursionError) as error:
+            message = f"{table.name} cannot be read: {type(error).__name__}"
+            raise IntegrityError(message, kind="details_unreadable") from error
+
+    def result(self) -> CaptureResult:
+        manifest = self._manifest
+        try:
+            warnings = tuple(Finding(**warning) for warning in self._details.get("warnings", ()))
+        except TypeError as error:
+            raise IntegrityError("warnings of an archive cannot be read", kind="details_unreadable") from error
+        return CaptureResult(
+            complete=manifest.complete,
+            counts=manifest.counts,
+            details=self._details.get("capture", {}),
+            warnings=warnings,
+        )

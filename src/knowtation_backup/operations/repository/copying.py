@@ -1,0 +1,149 @@
+"""
+Copy archives from one repository into another.
+
+Between repositories with the same keys objects are copied as they are stored (`replicating`). Otherwise archives are
+read, every byte compared with what was backed up, and written under the keys of the other repository, where they are
+compared with what that one has: history costs there what it costs here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from ...contracts import Observer, ignore_events
+from ...errors import PlanStaleError
+from ...model.events import Event
+from ...model.reports import Unverified
+from ...repository.manifest import ArchiveManifest, RecordTables
+from ...repository.proving import WRONG_BYTES
+from ...repository.repository import Repository
+from ...repository.writer import WriteOptions
+from ..backup import ReadBack
+from .archive_source import ArchiveSource, IdentifyRecord
+from .backup import DETAILS_SECTION, RepositoryBackupOptions, back_up
+from .copy_reports import RepositoryCopyReport
+from .replicating import copy_as_stored, wanted_archives
+
+__all__ = ["copy"]
+
+
+def copy(  # noqa: PLR0913 - the last seven have defaults
+    source: Repository,
+    target: Repository,
+    archive_ids: Iterable[str] | None = None,
+    *,
+    read_back: ReadBack = ReadBack.SIZES,
+    marks: bool = True,
+    identify: IdentifyRecord | None = None,
+    write: WriteOptions | None = None,
+    observer: Observer = ignore_events,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RepositoryCopyReport:
+    """
+    Copy archives that the other repository does not have; repeat it to finish a copy that was interrupted.
+
+    An archive that was re-keyed has another id there. It is recognised by kind, source, the moments of its content and
+    of its beginning, and the names and sizes of its sections.
+
+    Args:
+        source: What to copy. With the same keys on both sides a writer key is enough; else it is read.
+        target: Where to; needs the rights to list, read and create.
+        archive_ids: Which; `None` means all but those in the trash.
+        read_back: With the same keys: whether new objects are read again.
+        marks: With the same keys: whether pins, tags, notes and quarantine come along.
+        identify: With other keys: finds owner and name of records, see `ArchiveSource`.
+        write: With other keys: how content is stored.
+        observer: Told what happens.
+        monotonic: Seconds; measures durations.
+
+    Raises:
+        ConfigurationError: The source is open to be written only, and keys differ, kind ``write_only``; or it has
+            records and *identify* was not given, kind ``records_unnamed``.
+        SinkError: Reading or storing failed; repeat it to go on.
+    """
+    if source.config.repository_id == target.config.repository_id:
+        return copy_as_stored(
+            source,
+            target,
+            archive_ids=archive_ids,
+            read_back=read_back,
+            marks=marks,
+            observer=observer,
+            monotonic=monotonic,
+        )
+    began_at = monotonic()
+    _ = source.read_keys  # before anything is written
+    known = {_identity(one.manifest): one.archive_id for one in target.archives() if one.manifest is not None}
+    copied: dict[str, str] = {}
+    present: list[str] = []
+    failed: list[Unverified] = []
+    copied_bytes = 0
+    for listed in source.archives(wanted_archives(source, archive_ids)):
+        manifest = listed.manifest
+        if manifest is None:
+            if listed.error is not None:
+                failed.append(Unverified(archive_id=listed.archive_id, error=listed.error))
+            continue
+        if _identity(manifest) in known:
+            present.append(listed.archive_id)
+            continue
+        _tell(observer, "copy.started", archive_id=listed.archive_id)
+        try:
+            report = back_up(
+                target,
+                ArchiveSource(repository=source, manifest=manifest, identify=identify),
+                options=RepositoryBackupOptions(
+                    tags=manifest.tags, set_id=manifest.set_id, write=write or WriteOptions()
+                ),
+                observer=observer,
+                clock=_Times(manifest),
+                monotonic=monotonic,
+            )
+        except (*WRONG_BYTES, PlanStaleError) as error:
+            _tell(observer, "copy.failed", archive_id=listed.archive_id, error=error.kind)
+            failed.append(Unverified(archive_id=listed.archive_id, error=error))
+            continue
+        known[_identity(manifest)] = report.archive_id
+        copied[listed.archive_id] = report.archive_id
+        copied_bytes += report.new_bytes
+        _tell(observer, "copy.finished", archive_id=listed.archive_id, copied_bytes=report.new_bytes)
+    return RepositoryCopyReport(
+        source=source.sink.location,
+        target=target.sink.location,
+        copied=copied,
+        present=tuple(present),
+        failed=tuple(failed),
+        copied_bytes=copied_bytes,
+        duration_seconds=monotonic() - began_at,
+    )
+
+
+def _tell(observer: Observer, name: str, **fields: object) -> None:
+    observer(Event(name=name, fields=fields))
+
+
+def _identity(manifest: ArchiveManifest) -> tuple[object, ...]:
+    """What is the same of an archive and its copy under other keys, and of no other archive."""
+    sizes = tuple(
+        (section.name, section.kind, section.count if isinstance(section, RecordTables) else section.size_bytes)
+        for section in manifest.sections
+        if section.name != DETAILS_SECTION  # another release may write other details
+    )
+    return manifest.kind, manifest.source_id, manifest.taken_at, manifest.started_at, sizes
+
+
+@attrs.define
+class _Times:
+    """A clock that says what it said when the archive was made: when it was begun, then when it was finished."""
+
+    manifest: ArchiveManifest
+    asked: bool = False
+
+    def __call__(self) -> dt.datetime:
+        """Return the next moment."""
+        asked, self.asked = self.asked, True
+        return self.manifest.finished_at if asked else self.manifest.started_at

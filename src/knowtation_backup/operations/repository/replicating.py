@@ -1,0 +1,316 @@
+"""
+Replicas: the same objects under the same keys on another sink, as they are stored; no key that reads is needed.
+
+Objects first, each compared with its name on the way, then marks, the manifest last: until it is there nobody sees the
+archive, and a copy that was interrupted is finished by repeating it. Nothing is overwritten or deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Callable, Collection, Iterable
+
+import attrs
+
+from ..._checks import checked_member
+from ..._engine.ahead import map_ahead
+from ...contracts import ArchiveSink, Clock, Observer, ignore_events, utc_now
+from ...errors import (
+    BackupError,
+    BlobExistsError,
+    BlobNotFoundError,
+    ConfigurationError,
+    PlanStaleError,
+    RepositoryNotFoundError,
+    TruncatedError,
+)
+from ...model.events import Event
+from ...model.marks import MAX_MARK_BYTES
+from ...model.reports import Unverified
+from ...repository.config import MAX_CONFIG_BYTES
+from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, PRUNE_PREFIX, TENANT_PREFIX, archive_key, archive_stamp
+from ...repository.manifest import ArchiveManifest
+from ...repository.proving import WRONG_BYTES
+from ...repository.repository import Repository, read_config
+from ...repository.storing import MAX_OBJECT_BYTES, get_object, put_object
+from ..backup import ReadBack
+from ..copy import carried_marks
+from ..marks import list_marks, read_standing
+from .catalog import standings, stored_sizes
+from .copy_reports import LagReport, RepositoryCopyReport
+
+__all__ = ["copy_as_stored", "lag", "replicate", "wanted_archives"]
+
+_NOTHING = dt.timedelta()
+_TRANSFERS = 4
+"""Objects on their way at once; each is held in memory, about 8 MB."""
+
+
+def replicate(  # noqa: PLR0913 - the last five have defaults
+    repository: Repository,
+    sink: ArchiveSink,
+    *,
+    archive_ids: Iterable[str] | None = None,
+    read_back: ReadBack = ReadBack.SIZES,
+    marks: bool = True,
+    observer: Observer = ignore_events,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RepositoryCopyReport:
+    """
+    Make another sink a replica, or bring it up to date: the same recipients open it, and any archive heals the other.
+
+    Args:
+        repository: What to copy; a writer key is enough.
+        sink: Where to; needs the rights to list, read and create. An empty one becomes a repository.
+        archive_ids: Which; `None` means all but those in the trash.
+        read_back: ``content`` reads every new object again and compares it with its name.
+        marks: Whether pins, tags, notes and quarantine come along.
+        observer: Told what happens.
+        monotonic: Seconds; measures durations.
+
+    Raises:
+        ConfigurationError: The sink holds another repository, kind ``wrong_repository``.
+        SinkError: Reading or storing failed; repeat it to go on.
+    """
+    written, stale = _copy_access(repository, sink)
+    replica = Repository.open_with(sink, repository.keys)
+    report = copy_as_stored(
+        repository,
+        replica,
+        archive_ids=archive_ids,
+        read_back=read_back,
+        marks=marks,
+        observer=observer,
+        monotonic=monotonic,
+    )
+    return attrs.evolve(
+        report,
+        objects=report.objects + len(written),
+        copied_bytes=report.copied_bytes + sum(written.values()),
+        stale=tuple(stale),
+    )
+
+
+def _copy_access(repository: Repository, sink: ArchiveSink) -> tuple[dict[str, int], list[str]]:
+    """Copy who may open what; return what was written, and what is only there."""
+    try:
+        if read_config(sink).repository_id != repository.config.repository_id:
+            message = f"{sink.location} holds another repository"
+            raise ConfigurationError(message, kind="wrong_repository", hint="choose another place")
+        fresh = False
+    except RepositoryNotFoundError:
+        fresh = True
+    written: dict[str, int] = {}
+    stale: list[str] = []
+    for prefix in (ACCESS_PREFIX, TENANT_PREFIX):
+        here = [info.key for info in repository.sink.list(prefix)]
+        there = {info.key for info in sink.list(prefix)}
+        stale += sorted(there.difference(here))
+        for key in here:
+            if key not in there:
+                written[key] = _copy_small(repository.sink, sink, key, MAX_OBJECT_BYTES)
+    if fresh:  # last, so that whoever finds a repository can open it
+        written[CONFIG_KEY] = _copy_small(repository.sink, sink, CONFIG_KEY, MAX_CONFIG_BYTES)
+    return written, stale
+
+
+def _copy_small(source: ArchiveSink, target: ArchiveSink, key: str, limit_bytes: int) -> int:
+    data = source.read_all(key, limit_bytes=limit_bytes)
+    with contextlib.suppress(BlobExistsError):
+        target.put(key, (data,))
+    return len(data)
+
+
+def lag(repository: Repository, replica: Repository, *, clock: Clock = utc_now) -> LagReport:
+    """
+    Say which archives a replica lacks, and how old the oldest of them is; two listings, nothing is read.
+
+    Archives in the trash count as well as others: they can be undeleted.
+
+    Raises:
+        ConfigurationError: It is no replica of this repository, kind ``wrong_repository``.
+        SinkUnavailableError: A store could not be reached.
+    """
+    _check_same(repository, replica)
+    there = set(replica.archive_ids())
+    missing = tuple(archive_id for archive_id in repository.archive_ids() if archive_id not in there)
+    oldest = archive_stamp(missing[0]) if missing else None
+    behind = clock() - oldest if oldest is not None else None
+    return LagReport(missing=missing, oldest=oldest, lag=max(behind, _NOTHING) if behind is not None else _NOTHING)
+
+
+def _check_same(repository: Repository, replica: Repository) -> None:
+    if repository.config.repository_id != replica.config.repository_id:
+        message = f"{replica.sink.location} holds no replica of {repository.sink.location}"
+        raise ConfigurationError(message, kind="wrong_repository", hint="copy between repositories instead")
+
+
+def wanted_archives(repository: Repository, archive_ids: Iterable[str] | None) -> list[str]:
+    """Return the ids that were named, sorted, or those of all archives that are not in the trash."""
+    if archive_ids is not None:
+        return sorted({archive_ids} if isinstance(archive_ids, str) else set(archive_ids))
+    trashed = {archive_id for archive_id, noted in standings(repository).items() if noted.trashed_at is not None}
+    return [archive_id for archive_id in repository.archive_ids() if archive_id not in trashed]
+
+
+def copy_as_stored(  # noqa: PLR0913 - the last five have defaults
+    source: Repository,
+    target: Repository,
+    *,
+    archive_ids: Iterable[str] | None = None,
+    read_back: ReadBack = ReadBack.SIZES,
+    marks: bool = True,
+    observer: Observer = ignore_events,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RepositoryCopyReport:
+    """Copy archives between repositories with the same keys; see `replicate`, without access files."""
+    _check_same(source, target)
+    began_at = monotonic()
+    read_back = checked_member(ReadBack, read_back, "read_back")
+    run = _Run(source=source, target=target, read_back=read_back, marks=marks, observer=observer, monotonic=monotonic)
+    run.look()
+    copied: dict[str, str] = {}
+    present: list[str] = []
+    failed: list[Unverified] = []
+    for archive_id in wanted_archives(source, archive_ids):
+        try:
+            if run.archive(archive_id):
+                copied[archive_id] = archive_id
+            else:
+                present.append(archive_id)
+        except (*WRONG_BYTES, PlanStaleError) as error:
+            observer(Event(name="copy.failed", fields={"archive_id": archive_id, "error": error.kind}))
+            failed.append(Unverified(archive_id=archive_id, error=error))
+    return RepositoryCopyReport(
+        source=source.sink.location,
+        target=target.sink.location,
+        copied=copied,
+        present=tuple(present),
+        failed=tuple(failed),
+        objects=run.objects,
+        copied_bytes=run.copied_bytes,
+        duration_seconds=monotonic() - began_at,
+    )
+
+
+@attrs.define(kw_only=True)
+class _Run:
+    source: Repository
+    target: Repository
+    read_back: ReadBack
+    marks: bool
+    observer: Observer
+    monotonic: Callable[[], float]
+    present: dict[str, int] = attrs.field(factory=dict)
+    """What the target has, by key."""
+    doomed: Collection[str] = ()
+    """What of it a prune may delete at any moment."""
+    archives: set[str] = attrs.field(factory=set)
+    looked_at: float = 0.0
+    bad: dict[str, BackupError] = attrs.field(factory=dict)
+    """Objects that could not be copied, and why: archives share them."""
+    objects: int = 0
+    copied_bytes: int = 0
+
+    def look(self) -> None:
+        """
+        See what the target has.
+
+        What is there now and no prune note of the target speaks of will be there for a grace period. What a note may
+        speak of, since no manifest names it, may go as soon as that prune goes on.
+        """
+        self.looked_at = self.monotonic()
+        self.present = stored_sizes(self.target)
+        self.archives = set(self.target.archive_ids())
+        self.doomed = ()
+        if any(True for _ in self.target.sink.list(PRUNE_PREFIX)):
+            named: set[str] = set()
+            for listed in self.target.archives():
+                if listed.manifest is not None:
+                    named.update(key for key, _ in listed.manifest.objects())
+            self.doomed = self.present.keys() - named
+
+    def archive(self, archive_id: str) -> bool:
+        """Copy one archive; return whether it was missing."""
+        missing = archive_id not in self.archives
+        if missing:
+            self.tell("copy.started", archive_id=archive_id)
+            before = (self.objects, self.copied_bytes)
+            stored = get_object(self.source.sink, archive_key(archive_id))
+            manifest = self.source.manifest(archive_id)
+            self._objects(archive_id, manifest)
+            while self.monotonic() - self.looked_at > self.target.config.grace_seconds / 2:
+                self.look()
+                self._objects(archive_id, manifest)
+        if self.marks:
+            self._marks(archive_id)
+        if missing:
+            self._put(archive_key(archive_id), stored)
+            self.archives.add(archive_id)
+            copied = self.objects - before[0]
+            here = len(manifest.packs) + len(manifest.indexes) + 1 - copied
+            size = self.copied_bytes - before[1]
+            self.tell("copy.finished", archive_id=archive_id, copied=copied, present=here, copied_bytes=size)
+        return missing
+
+    def tell(self, name: str, **fields: object) -> None:
+        """Tell the observer."""
+        self.observer(Event(name=name, fields=fields))
+
+    def _objects(self, archive_id: str, manifest: ArchiveManifest) -> None:
+        wanted = [key for key, size in manifest.objects() if self.present.get(key) != size]
+        for key, _ in manifest.objects():
+            if key in self.bad:
+                raise self.bad[key]
+            if key in self.doomed:
+                message = (
+                    f"{key} is in {self.target.sink.location}, unused, and a prune there may be about to delete it"
+                )
+                hint = "finish that prune first, then copy again"
+                raise PlanStaleError(message, kind="prune_pending", hint=hint, key=key)
+        for done, (key, size) in enumerate(map_ahead(self._transfer, wanted, workers=_TRANSFERS), 1):
+            self.present[key] = size
+            self.objects += 1
+            self.copied_bytes += size
+            self.tell(
+                "copy.progress",
+                archive_id=archive_id,
+                objects_done=done,
+                objects_total=len(wanted),
+                copied_bytes=self.copied_bytes,
+            )
+
+    def _transfer(self, key: str) -> tuple[str, int]:
+        try:
+            stored = get_object(self.source.sink, key)
+            self._store(key, stored)
+        except WRONG_BYTES as error:
+            self.bad[key] = error
+            raise
+        return key, len(stored)
+
+    def _put(self, key: str, stored: bytes) -> None:
+        self._store(key, stored)
+        self.objects += 1
+        self.copied_bytes += len(stored)
+
+    def _store(self, key: str, stored: bytes) -> None:
+        put_object(self.target.sink, key, stored)
+        if self.read_back is ReadBack.CONTENT:
+            get_object(self.target.sink, key)
+        elif (found := self.target.sink.stat(key).size_bytes) != len(stored):
+            message = f"{key} has {found} bytes in {self.target.sink.location}, {len(stored)} were sent"
+            raise TruncatedError(message, kind="size_mismatch", key=key)
+
+    def _marks(self, archive_id: str) -> None:
+        names = list_marks(self.source.sink, archive_id)
+        if not names:
+            return
+        there = set(list_marks(self.target.sink, archive_id))
+        for name in carried_marks(names, read_standing(self.source.sink, names)):
+            if name not in there:
+                with contextlib.suppress(BlobNotFoundError, BlobExistsError):
+                    data = b"".join(self.source.sink.read(name.key, size_bytes=MAX_MARK_BYTES + 1))
+                    self.target.sink.put(name.key, (data,))

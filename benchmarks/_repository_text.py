@@ -35,8 +35,8 @@ _COMMON = (
 )
 _ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sl sp st str t th tr v w wh"
 _NUCLEI = "a e i o u ai ea ee ie oa oo ou"
-_CODAS = " b ck d f g ll m n nd ng nt p r rd rk rm rn s ss st t th x"
-_ENDINGS = ("", "", "", "", "ing", "ed", "er", "ly", "s", "s", "tion", "ment", "able", "al")
+_CODAS = " b ck d f g ll m n nd ng nt p r rd rk rm rn s ss st t th x"  # codespell:ignore nd
+_ENDINGS = ("", "", "", "", "ing", "ed", "er", "ly", "s", "s", "tion", "ment", "able", "al")  # codespell:ignore ment
 _RARE = ("café", "naïve", "Zürich", "→", "“quoted”", "€ 120", "✓", "résumé")
 _WORDS = 20_000
 _PHRASES = 200_000

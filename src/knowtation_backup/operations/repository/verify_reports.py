@@ -52,6 +52,11 @@ class RepositoryVerifyReport(VerifyAllReport):
     """Records nobody can open any more since the keys of their tenants were destroyed; that is no damage."""
 
     @property
+    def failed(self) -> tuple[ArchiveVerifyReport, ...]:
+        """The reports with findings."""
+        return tuple(report for report in self.reports if not report.ok)
+
+    @property
     def bytes_read(self) -> int:
         """Same as `stored_bytes`: those of archives overlap."""
         return self.stored_bytes

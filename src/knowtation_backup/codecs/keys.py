@@ -33,7 +33,16 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM7
 from ..errors import ConfigurationError
 from ._key_files import create_private, read_private
 
-__all__ = ["EncryptionKey", "KeyKind", "Passphrase", "PrivateKey", "PublicKey", "unsupported"]
+__all__ = [
+    "EncryptionKey",
+    "KeyKind",
+    "Passphrase",
+    "PrivateKey",
+    "PublicKey",
+    "key_from_text",
+    "key_to_text",
+    "unsupported",
+]
 
 _KEY_BYTES: Final = 32
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
@@ -146,7 +155,7 @@ _MLKEM768_SEED_BYTES: Final = 64
 _PUBLIC_ID_CONTEXT: Final = b"knowtation-backup public key id v1\x00"
 _CHECKSUM_CONTEXT: Final = b"knowtation-backup key text v1\x00"
 _CHECKSUM_BYTES: Final = 4
-_KEY_TEXT = re.compile(r"kb-(public|private)-([0-9a-z]{1,32}):([0-9A-Za-z_-]{1,4096})")
+_KEY_TEXT = re.compile(r"kb-(public|private|writer)-([0-9a-z]{1,32}):([0-9A-Za-z_-]{1,4096})")
 _PEM_BYTES: Final = 64 * 1024
 
 
@@ -227,7 +236,7 @@ class PublicKey:
 
     def to_text(self) -> str:
         """Return the text form, one line for configuration files and mails."""
-        return _to_text("public", self.kind, self.raw)
+        return key_to_text("public", self.kind, self.raw)
 
     @classmethod
     def from_text(cls, text: str) -> PublicKey:
@@ -237,7 +246,7 @@ class PublicKey:
         Raises:
             ConfigurationError: Not such a text, mistyped, or the text of a private key.
         """
-        kind, raw = _from_text("public", text)
+        kind, raw = key_from_text("public", text)
         return cls(kind=kind, raw=raw)
 
     @classmethod
@@ -310,7 +319,7 @@ class PrivateKey:
 
     def to_text(self) -> str:
         """Return the text form, one secret line."""
-        return _to_text("private", self.kind, self.raw)
+        return key_to_text("private", self.kind, self.raw)
 
     @classmethod
     def from_text(cls, text: str) -> PrivateKey:
@@ -320,7 +329,7 @@ class PrivateKey:
         Raises:
             ConfigurationError: Not such a text, mistyped, or the text of a public key. The content is not repeated.
         """
-        kind, raw = _from_text("private", text)
+        kind, raw = key_from_text("private", text)
         return cls(kind=kind, raw=raw)
 
     @classmethod
@@ -394,12 +403,20 @@ def _checksum(prefix: str, raw: bytes) -> bytes:
     return hashlib.sha256(_CHECKSUM_CONTEXT + prefix.encode() + raw).digest()[:_CHECKSUM_BYTES]
 
 
-def _to_text(half: str, kind: KeyKind, raw: bytes) -> str:
+def key_to_text(half: str, kind: KeyKind, raw: bytes) -> str:
+    """Return the text form of a key with its checksum; *half* is ``public``, ``private`` or ``writer``."""
     prefix = f"kb-{half}-{kind}:"
     return prefix + base64.urlsafe_b64encode(raw + _checksum(prefix, raw)).rstrip(b"=").decode()
 
 
-def _from_text(half: str, text: str) -> tuple[KeyKind, bytes]:
+def key_from_text(half: str, text: str) -> tuple[KeyKind, bytes]:
+    """
+    Parse `key_to_text`.
+
+    Raises:
+        ConfigurationError: Not such a text, mistyped, or of another half. The content is not repeated.
+    """
+
     def refuse(why: str) -> ConfigurationError:
         return ConfigurationError(f"this is no {half} key: {why}", kind="bad_key_text")
 
@@ -416,6 +433,6 @@ def _from_text(half: str, text: str) -> tuple[KeyKind, bytes]:
     except binascii.Error:
         data = b""
     raw = data[:-_CHECKSUM_BYTES]
-    if _to_text(half, kind, raw) != text.strip():
+    if key_to_text(half, kind, raw) != text.strip():
         raise refuse("its checksum does not match, so a character is wrong or missing")
     return kind, raw

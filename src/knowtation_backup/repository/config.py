@@ -12,13 +12,14 @@ from .._checks import above, whole_number
 from ..errors import ConfigurationError, IntegrityError, UnsupportedFormatError
 from ..model.json_input import check_nesting, typed
 
-__all__ = ["FORMAT", "MAX_CONFIG_BYTES", "RepositoryConfig"]
+__all__ = ["FORMAT", "GRACE_SECONDS", "MAX_CHAIN", "MAX_CONFIG_BYTES", "RepositoryConfig"]
 
 FORMAT: Final = "knowtation-repository"
 VERSION: Final = 1
 MAX_CONFIG_BYTES: Final = 64 << 10
 _KNOWN_FEATURES: Final = frozenset({"tenant-keys"})
-_DAY_SECONDS: Final = 86_400.0
+GRACE_SECONDS: Final = 3 * 86_400.0
+MAX_CHAIN: Final = 24
 
 
 @attrs.frozen(kw_only=True)
@@ -26,9 +27,9 @@ class RepositoryConfig:
     """What all hosts that use a repository must agree on; chosen when it is made, never changed."""
 
     repository_id: bytes
-    grace_seconds: float = attrs.field(default=3 * _DAY_SECONDS, validator=above(0))
+    grace_seconds: float = attrs.field(default=GRACE_SECONDS, validator=above(0))
     """Between the two phases of a prune; a backup must not take half as long."""
-    max_chain: int = attrs.field(default=24, validator=whole_number(1))
+    max_chain: int = attrs.field(default=MAX_CHAIN, validator=whole_number(1))
     """Tables that reading one place may need; the backup that would need more writes a whole table."""
     tenant_keys: bool = False
     """Whether every tenant has a key of its own, so that it can be erased from archives that nobody can delete."""

@@ -7,28 +7,40 @@ writer key from them, so that there is one way to write.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import attrs
 from blake3 import blake3
 
+from .._checks import between
+from ..codecs._key_files import create_private, read_private
 from ..codecs.hpke import open_sealed, seal_to
-from ..codecs.keys import KeyKind, PrivateKey, PublicKey
-from ..errors import ConfigurationError, NoMatchingKeyError, TamperedError
+from ..codecs.keys import KeyKind, PrivateKey, PublicKey, key_from_text, key_to_text
+from ..errors import BlobExistsError, ConfigurationError, NoMatchingKeyError, TamperedError
 from ..model.sections import PAGE_BYTES
 
-__all__ = ["ID_BYTES", "ZERO_ID", "ReadKeys", "WriterKey"]
+__all__ = ["ID_BYTES", "MAX_GENERATION", "ZERO_ID", "ReadKeys", "WriterKey"]
 
 ID_BYTES: Final = 16
 """Of ids of pages, records, pieces and tenants."""
 ZERO_ID: Final = bytes(ID_BYTES)
 """The id of a page of zeros."""
+MAX_GENERATION: Final = (1 << 16) - 1
+"""Of repository keys; files of frames have two bytes for it."""
 _SECRET_BYTES: Final = 32
 _OWNER_BYTES: Final = 8
 _NAMES_CONTEXT: Final = "knowtation-backup repository v1 names"
 """Pages are hashed without a word of what they are, everything else under a key of its own."""
+_FOUNDING_CONTEXT: Final = b"knowtation-backup repository id v1\x00"
+_FIRST: Final = 1
+"""The generation a repository begins with."""
+_GENERATION_BYTES: Final = 2
+_WRITER_HEAD_BYTES: Final = ID_BYTES + _GENERATION_BYTES + 2 * _SECRET_BYTES
 
 
 def _check_secret(_keys: object, field: attrs.Attribute[bytes], value: object) -> None:
@@ -50,7 +62,7 @@ class WriterKey:
     """
 
     repository_id: bytes = attrs.field(validator=_check_id)
-    generation: int
+    generation: int = attrs.field(validator=between(_FIRST, MAX_GENERATION))
     """Which repository key seals now."""
     public_key: PublicKey
     """Of the repository: seals content."""
@@ -67,6 +79,59 @@ class WriterKey:
     @zero_hash.default
     def _make_zero_hash(self) -> bytes:
         return blake3(bytes(PAGE_BYTES), key=self.id_key).digest(ID_BYTES)
+
+    def to_text(self) -> str:
+        """Return the text form with a checksum, one secret line."""
+        head = self.repository_id + self.generation.to_bytes(_GENERATION_BYTES, "big") + self.id_key + self.index_key
+        return key_to_text("writer", self.public_key.kind, head + self.public_key.raw)
+
+    @classmethod
+    def from_text(cls, text: str) -> WriterKey:
+        """
+        Parse `to_text`; white space around it is ignored.
+
+        Raises:
+            ConfigurationError: Not such a text, or mistyped. The content is not repeated.
+        """
+        kind, raw = key_from_text("writer", text)
+        if len(raw) < _WRITER_HEAD_BYTES:
+            raise ConfigurationError("this is no writer key: it is too short", kind="bad_key_text")
+        at = ID_BYTES + _GENERATION_BYTES
+        return cls(
+            repository_id=raw[:ID_BYTES],
+            generation=int.from_bytes(raw[ID_BYTES:at], "big"),
+            id_key=raw[at : at + _SECRET_BYTES],
+            index_key=raw[at + _SECRET_BYTES : _WRITER_HEAD_BYTES],
+            public_key=PublicKey(kind=kind, raw=raw[_WRITER_HEAD_BYTES:]),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write a new key file of mode 0600, complete or not at all; one that holds this key already is left alone.
+
+        Raises:
+            BlobExistsError: The file is there and holds something else; it is not touched.
+            ConfigurationError: It is there and open to others, kind ``key_file_exposed``.
+            SinkError: Writing failed.
+        """
+        text = f"# writes to repository {self.repository_id.hex()}, generation {self.generation}\n{self.to_text()}\n"
+        create_private(path, lambda: text)
+        if read_private(path) != text:
+            message = f"{Path(path).absolute()} is there already, with another content"
+            raise BlobExistsError(message, hint="key files are never overwritten; choose another path")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> WriterKey:
+        """
+        Read a key file: `to_text`, after lines that start with ``#``.
+
+        Raises:
+            ConfigurationError: The file is open to others than its owner (``key_file_exposed``), or holds no key.
+            BlobNotFoundError: There is no such file.
+            SinkPermissionError: Reading is refused.
+        """
+        lines = [line for line in read_private(path).splitlines() if line.strip() and not line.startswith("#")]
+        return cls.from_text("\n".join(lines))
 
     def seal(self, secret: bytes, *, info: bytes) -> bytes:
         """Seal a few bytes to the repository key."""
@@ -127,6 +192,12 @@ class WriterKey:
         return blake3(b"".join((what, b"\x00", data)), key=self._names_key).digest(ID_BYTES)
 
 
+def _founding_id(first: PrivateKey, id_key: bytes, index_key: bytes) -> bytes:
+    """Return the id of the repository that was founded with these secrets: it commits to them."""
+    founding = _FOUNDING_CONTEXT + first.kind.encode() + b"\x00" + first.raw + id_key + index_key
+    return hashlib.sha256(founding).digest()[:ID_BYTES]
+
+
 @attrs.frozen(kw_only=True)
 class ReadKeys:
     """All secrets of a repository. In no ``repr``, error or log."""
@@ -140,12 +211,25 @@ class ReadKeys:
     @classmethod
     def generate(cls, kind: KeyKind = KeyKind.MLKEM768_X25519) -> ReadKeys:
         """Make the secrets of a new repository."""
+        private_key = PrivateKey.generate(kind)
+        id_key, index_key = secrets.token_bytes(_SECRET_BYTES), secrets.token_bytes(_SECRET_BYTES)
         return cls(
-            repository_id=secrets.token_bytes(ID_BYTES),
-            private_keys={1: PrivateKey.generate(kind)},
-            id_key=secrets.token_bytes(_SECRET_BYTES),
-            index_key=secrets.token_bytes(_SECRET_BYTES),
+            repository_id=_founding_id(private_key, id_key, index_key),
+            private_keys={_FIRST: private_key},
+            id_key=id_key,
+            index_key=index_key,
         )
+
+    @property
+    def found_repository(self) -> bool:
+        """
+        Whether the repository's id follows from these secrets.
+
+        Nobody can make secrets of which that holds without the first repository key. So an access file that somebody
+        put into the store, sealed to a recipient's public key, is not taken for one of the repository's.
+        """
+        first = self.private_keys.get(_FIRST)
+        return first is not None and _founding_id(first, self.id_key, self.index_key) == self.repository_id
 
     @property
     def writer_key(self) -> WriterKey:
@@ -162,6 +246,8 @@ class ReadKeys:
     def rotated(self, kind: KeyKind = KeyKind.MLKEM768_X25519) -> ReadKeys:
         """Return these secrets with one more repository key, to which everything is sealed from now on."""
         generation = max(self.private_keys) + 1
+        if generation > MAX_GENERATION:
+            raise ConfigurationError("the repository key was rotated as often as can be", kind="bad_option")
         return attrs.evolve(self, private_keys={**self.private_keys, generation: PrivateKey.generate(kind)})
 
     def unseal(self, sealed: bytes, *, info: bytes, generation: int) -> bytes:

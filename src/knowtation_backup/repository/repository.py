@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 
 from .._checks import whole_number
+from ..codecs.keys import KeyKind
+from ..codecs.ktb2 import Argon2Parameters, OpeningKey, SealingKey
 from ..contracts import ArchiveSink
 from ..errors import (
     BackupError,
@@ -24,7 +26,8 @@ from ..errors import (
     RepositoryNotFoundError,
     UnsupportedFormatError,
 )
-from .config import MAX_CONFIG_BYTES, RepositoryConfig
+from .access import open_access, opening_keys, put_access, sealing_keys
+from .config import GRACE_SECONDS, MAX_CHAIN, MAX_CONFIG_BYTES, RepositoryConfig
 from .keys import ReadKeys, WriterKey
 from .layout import ARCHIVE_PREFIX, CONFIG_KEY, archive_id_at
 from .manifest import ArchiveManifest
@@ -58,6 +61,75 @@ class Repository:
     """Manifests read at once."""
 
     @classmethod
+    def create(  # noqa: PLR0913 - the last five have defaults
+        cls,
+        sink: ArchiveSink,
+        *,
+        seal_to: SealingKey | Iterable[SealingKey],
+        kind: KeyKind = KeyKind.MLKEM768_X25519,
+        grace_seconds: float = GRACE_SECONDS,
+        max_chain: int = MAX_CHAIN,
+        tenant_keys: bool = False,
+        kdf: Argon2Parameters | None = None,
+    ) -> Repository:
+        """
+        Make a repository with new secrets, which each of the recipients can open from now on.
+
+        Access files are written first and ``repository.json`` last: whoever finds a repository can open it. What a
+        crash leaves are access files of no repository, which nobody takes for others.
+
+        Args:
+            sink: Where to; needs the rights to list, read and create.
+            seal_to: The recipients: keys, passphrases and public keys.
+            kind: Of the repository key.
+            grace_seconds: See `RepositoryConfig`.
+            max_chain: Same.
+            tenant_keys: Same.
+            kdf: What passphrases cost to try; `None` means the defaults of KTB2.
+
+        Raises:
+            RepositoryExistsError: There is one already; nothing was written.
+            ConfigurationError: Nobody could open it, or an option is out of its bounds.
+            SinkError: Storing failed.
+        """
+        recipients = sealing_keys(seal_to)
+        keys = ReadKeys.generate(kind)
+        config = RepositoryConfig(
+            repository_id=keys.repository_id,
+            grace_seconds=grace_seconds,
+            max_chain=max_chain,
+            tenant_keys=tenant_keys,
+        )
+        if not sink.is_free(CONFIG_KEY):
+            raise _exists(sink)
+        for recipient in recipients:
+            put_access(sink, keys, recipient, kdf=kdf)
+        return cls.create_with(sink, keys, config)
+
+    @classmethod
+    def open(cls, sink: ArchiveSink, keys: WriterKey | OpeningKey | Iterable[OpeningKey]) -> Repository:
+        """
+        Open a repository: to be read and written with the key of a recipient, to be written only with a writer key.
+
+        Args:
+            sink: Where it is.
+            keys: One or several; of several access files that open, the newest is taken.
+
+        Raises:
+            RepositoryNotFoundError: There is none.
+            NoMatchingKeyError: None of the keys opens it.
+            ConfigurationError: The writer key is of another repository, kind ``wrong_repository``.
+            UnsupportedFormatError: It is of a newer format.
+            BlobNotFoundError: Its access files are missing, kind ``no_access_file``.
+            IntegrityError: They are damaged.
+        """
+        if isinstance(keys, WriterKey):
+            return cls.open_with(sink, keys)
+        opening = opening_keys(keys)
+        config = read_config(sink)
+        return cls(sink=sink, keys=open_access(sink, opening, config.repository_id), config=config)
+
+    @classmethod
     def create_with(cls, sink: ArchiveSink, keys: ReadKeys, config: RepositoryConfig) -> Repository:
         """
         Make a repository whose secrets are at hand; nothing keeps them but the caller. See `create`.
@@ -70,9 +142,9 @@ class Repository:
             raise ConfigurationError("the keys are of another repository", kind="wrong_repository")
         try:
             sink.put(CONFIG_KEY, (config.to_bytes(),))
-        except BlobExistsError:
-            message = f"there is a repository in {sink.location} already"
-            raise RepositoryExistsError(message, hint="open it, or choose another place") from None
+        except BlobExistsError:  # perhaps ours, of an attempt whose answer was lost
+            if b"".join(sink.read(CONFIG_KEY, size_bytes=MAX_CONFIG_BYTES)) != config.to_bytes():
+                raise _exists(sink) from None
         return cls(sink=sink, keys=keys, config=config)
 
     @classmethod
@@ -142,6 +214,11 @@ class Repository:
             if error.retryable or not _is_damage(error):
                 raise
             return ListedArchive(archive_id=archive_id, error=error)
+
+
+def _exists(sink: ArchiveSink) -> RepositoryExistsError:
+    message = f"there is a repository in {sink.location} already"
+    return RepositoryExistsError(message, hint="open it, or choose another place")
 
 
 def _is_damage(error: BackupError) -> bool:

@@ -8,8 +8,10 @@ import attrs
 
 from ..model.sections import PAGE_BYTES, SectionKind
 from .claims import piece_frames
-from .folding import fold_records, fold_spots
-from .manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables
+from .folding import fold_ids, fold_records, fold_spots
+from .keys import ID_BYTES
+from .layout import index_key, pack_key
+from .manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables, SegmentTables
 from .proving import WRONG_BYTES, BadPlaces
 from .reading import IndexReader
 from .tables import SEGMENT_PAGES
@@ -31,6 +33,8 @@ class SectionLoss:
     """Parts of the records of which nothing is known, since their tables are lost."""
     of_parts: int = 0
     """How many parts all records are divided into, by a hash of owner and name."""
+    objects: tuple[str, ...] = ()
+    """Keys of the packs and indexes the lost content needs, sorted."""
 
     @property
     def pages(self) -> tuple[tuple[int, int], ...]:
@@ -95,12 +99,16 @@ def _everything(section: SectionTables) -> SectionLoss:
 
 def _file_loss(manifest: ArchiveManifest, table: FileTable, bad: BadPlaces) -> SectionLoss:
     ranges: list[tuple[int, int]] = []
+    objects: set[str] = set()
     at = 0
     for piece, frame in zip(table.pieces, piece_frames(manifest, table), strict=True):
-        if bad.of(frame, (0,)):
+        if bad.of(frame, ((0, piece.piece_id),)):
             ranges.append((at, at + piece.size_bytes))
+            objects.add(pack_key(frame.pack_id))
         at += piece.size_bytes
-    return SectionLoss(section=table.name, kind=table.kind, ranges=tuple(joined(ranges)))
+    return SectionLoss(
+        section=table.name, kind=table.kind, ranges=tuple(joined(ranges)), objects=tuple(sorted(objects))
+    )
 
 
 def _image_loss(
@@ -108,6 +116,7 @@ def _image_loss(
 ) -> SectionLoss:
     pages_left = -(-tables.size_bytes // PAGE_BYTES)
     lost: list[tuple[int, int]] = []
+    objects: set[str] = set()
     for number, segment in enumerate(tables.segments):
         base = number * SEGMENT_PAGES
         pages = min(SEGMENT_PAGES, pages_left)
@@ -116,32 +125,56 @@ def _image_loss(
             found = reader.page_tables(manifest, segment)
         except WRONG_BYTES:
             lost.append((base, base + pages))
+            objects.update(_indexes(manifest, segment))
             continue
         if packs.isdisjoint(segment.packs):
             continue
         spots = fold_spots(found)
+        ids = fold_ids(found)
         for run in spots.runs(pages):
-            slots = bad.of(spots.frames[run.frame], range(run.slot, run.slot + run.count))
+            frame = spots.frames[run.frame]
+            places = (
+                (run.slot + n, bytes(ids[ID_BYTES * (run.first + n) : ID_BYTES * (run.first + n + 1)]))
+                for n in range(run.count)
+            )
+            slots = bad.of(frame, places)
             first = base + run.first - run.slot
             lost += [(first + slot, first + slot + 1) for slot in slots]
+            objects.update([pack_key(frame.pack_id)] if slots else [])
     ranges = [(first * PAGE_BYTES, min(end * PAGE_BYTES, tables.size_bytes)) for first, end in joined(lost)]
-    return SectionLoss(section=tables.name, kind=tables.kind, ranges=tuple(ranges))
+    return SectionLoss(section=tables.name, kind=tables.kind, ranges=tuple(ranges), objects=tuple(sorted(objects)))
 
 
 def _records_loss(
     manifest: ArchiveManifest, tables: RecordTables, reader: IndexReader, bad: BadPlaces, packs: set[int]
 ) -> SectionLoss:
     records = parts = 0
+    objects: set[str] = set()
     for segment in tables.segments:
         try:
             found = reader.record_tables(manifest, segment)
         except WRONG_BYTES:
             parts += 1
+            objects.update(_indexes(manifest, segment))
             continue
-        if not packs.isdisjoint(segment.packs):
-            records += sum(len(bad.of(record.frame, (record.slot,))) for record in fold_records(found).values())
-    of_parts = len(tables.segments)
-    return SectionLoss(section=tables.name, kind=tables.kind, records=records, parts=parts, of_parts=of_parts)
+        if packs.isdisjoint(segment.packs):
+            continue
+        for record in fold_records(found).values():
+            if bad.of(record.frame, ((record.slot, record.record_id),)):
+                records += 1
+                objects.add(pack_key(record.frame.pack_id))
+    return SectionLoss(
+        section=tables.name,
+        kind=tables.kind,
+        records=records,
+        parts=parts,
+        of_parts=len(tables.segments),
+        objects=tuple(sorted(objects)),
+    )
+
+
+def _indexes(manifest: ArchiveManifest, segment: SegmentTables) -> set[str]:
+    return {index_key(manifest.indexes[ref.index].object_id) for ref in segment.tables}
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

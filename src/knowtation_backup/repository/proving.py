@@ -6,10 +6,11 @@ The name is a SHA-256, which needs no key; the rest needs the repository's secre
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -32,6 +33,9 @@ from .manifest import ObjectRef
 from .storing import MAX_OBJECT_BYTES
 from .tables import FrameRef
 
+Place: TypeAlias = tuple[int, bytes]
+"""A place in a frame, and the id of what is said to lie there."""
+
 __all__ = ["WRONG_BYTES", "BadPlaces", "PackProof", "prove_pack"]
 
 WRONG_BYTES: Final = (IntegrityError, DecryptionError, UnsupportedFormatError, BlobNotFoundError)
@@ -45,20 +49,22 @@ class BadPlaces:
 
     packs: set[bytes] = attrs.field(factory=set)
     """Of which nothing can be read."""
-    frames: dict[FrameRef, AbstractSet[int] | None] = attrs.field(factory=dict)
-    """Places in a frame that hold something else than claimed; `None`: all of them."""
+    frames: dict[FrameRef, AbstractSet[Place] | None] = attrs.field(factory=dict)
+    """What somebody says lies in a frame and does not; `None`: nothing of the frame can be read."""
 
     @property
     def touched(self) -> set[bytes]:
         """Packs of which at least something cannot be read."""
         return self.packs | {frame.pack_id for frame in self.frames}
 
-    def of(self, frame: FrameRef, slots: Iterable[int]) -> list[int]:
-        """Return those of the places of a frame that cannot be read from."""
-        if frame.pack_id in self.packs:
-            return list(slots)
-        bad = self.frames.get(frame, frozenset())
-        return list(slots) if bad is None else [slot for slot in slots if slot in bad]
+    def of(self, frame: FrameRef, places: Iterable[Place]) -> list[int]:
+        """Return those of the places of a frame, by their ids, that cannot be read from."""
+        bad: AbstractSet[Place] | None = None
+        if frame.pack_id not in self.packs:
+            bad = self.frames.get(frame, frozenset())
+        if bad is None:
+            return [slot for slot, _ in places]
+        return [place[0] for place in places if place in bad] if bad else []
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -68,8 +74,10 @@ class PackProof:
     pack_id: bytes
     bytes_read: int
     error: BackupError | None = None
-    """What is wrong with it; `None`: nothing."""
-    bad: Mapping[FrameRef, AbstractSet[int] | None] | None = attrs.field(factory=dict)
+    """Why it is not what its name says; `None` when it is."""
+    mismatch: BackupError | None = None
+    """Why it does not hold what tables say although it is what its name says: they are wrong, or it always was."""
+    bad: Mapping[FrameRef, AbstractSet[Place] | None] | None = attrs.field(factory=dict)
     """See `BadPlaces.frames`; `None`: nothing of the pack can be relied on."""
     erased: int = 0
     """Records that nobody can open any more, because the key of their tenant was destroyed."""
@@ -105,12 +113,13 @@ def prove_pack(
         return PackProof(
             pack_id=pack.object_id, bytes_read=len(stored), error=wrong, bad=None if wrong is not None else {}
         )
-    bad: dict[FrameRef, AbstractSet[int] | None] = {}
+    bad: dict[FrameRef, AbstractSet[Place] | None] = {}
     erased = 0
+    mismatch: BackupError | None = None
     unopened: NoMatchingKeyError | None = None
     for frame, wanted in claims.items():
         try:
-            slots = _wrong_slots(frames.opened(frame, memoryview(stored)), wanted, ids)
+            places = _wrong_places(frames.opened(frame, memoryview(stored)), wanted, ids)
         except WRONG_BYTES as error:
             if error.kind == _ERASED:
                 erased += len(wanted)
@@ -119,14 +128,20 @@ def prove_pack(
                 break
             else:
                 bad[frame] = None
-                wrong = wrong or error
+                mismatch = mismatch or error
         else:
-            if slots:
-                bad[frame] = slots
-                message = f"frame {frame.number} of {key} does not hold what tables say, at {len(slots)} place(s)"
-                wrong = wrong or IntegrityError(message, kind="content_changed", key=key)
+            if places:
+                bad[frame] = places
+                message = f"frame {frame.number} of {key} does not hold what tables say, at {len(places)} place(s)"
+                mismatch = mismatch or IntegrityError(message, kind="content_changed", key=key)
     return PackProof(
-        pack_id=pack.object_id, bytes_read=len(stored), error=wrong, bad=bad, erased=erased, unopened=unopened
+        pack_id=pack.object_id,
+        bytes_read=len(stored),
+        error=wrong,
+        mismatch=mismatch if wrong is None else None,
+        bad=bad,
+        erased=erased,
+        unopened=unopened,
     )
 
 
@@ -147,30 +162,44 @@ def _compare_with_name(key: str, stored: bytes, pack: ObjectRef) -> BackupError 
     return None
 
 
-def _wrong_slots(content: bytes, claims: Iterable[Claim], ids: WriterKey) -> set[int]:
-    """Return the places of an opened frame that hold something else than claimed."""
-    wrong: set[int] = set()
-    pages: bytes | None = None
-    values: list[bytes] | None = None
+def _wrong_places(content: bytes, claims: Iterable[Claim], ids: WriterKey) -> set[Place]:
+    """Return what is claimed of an opened frame and does not lie in it."""
+    opened = _Opened(content, ids)
+    wrong: set[Place] = set()
     for claim in claims:
         match claim:
-            case PageClaim(slot, wanted):
-                if pages is None:
-                    whole = len(content) - len(content) % PAGE_BYTES
-                    pages = b"".join(ids.page_ids(memoryview(content)[:whole]))
-                start = slot * ID_BYTES
-                if pages[start : start + len(wanted)] != wanted:
-                    wrong.update(
-                        slot + at // ID_BYTES
-                        for at in range(0, len(wanted), ID_BYTES)
-                        if pages[start + at : start + at + ID_BYTES] != wanted[at : at + ID_BYTES]
-                    )
+            case PageClaim():
+                wrong.update(opened.wrong_pages(claim))
             case RecordClaim(slot, key, record_id):
-                if values is None:
-                    values = values_of(content)
-                if slot >= len(values) or ids.record_id(key, values[slot]) != record_id:
-                    wrong.add(slot)
+                if slot >= len(opened.values) or ids.record_id(key, opened.values[slot]) != record_id:
+                    wrong.add((slot, record_id))
             case PieceClaim(piece_id, size_bytes):
                 if len(content) != size_bytes or ids.piece_id(content) != piece_id:
-                    wrong.add(0)
+                    wrong.add((0, piece_id))
     return wrong
+
+
+class _Opened:
+    """An opened frame as pages or as records, worked out once however many tables name it."""
+
+    def __init__(self, content: bytes, ids: WriterKey) -> None:
+        self._content = content
+        self._ids = ids
+
+    @functools.cached_property
+    def page_ids(self) -> bytes:
+        whole = len(self._content) - len(self._content) % PAGE_BYTES
+        return b"".join(self._ids.page_ids(memoryview(self._content)[:whole]))
+
+    @functools.cached_property
+    def values(self) -> list[bytes]:
+        return values_of(self._content)
+
+    def wrong_pages(self, claim: PageClaim) -> Iterator[Place]:
+        start = claim.slot * ID_BYTES
+        if self.page_ids[start : start + len(claim.ids)] == claim.ids:
+            return
+        for at in range(0, len(claim.ids), ID_BYTES):
+            page_id = claim.ids[at : at + ID_BYTES]
+            if self.page_ids[start + at : start + at + ID_BYTES] != page_id:
+                yield claim.slot + at // ID_BYTES, page_id

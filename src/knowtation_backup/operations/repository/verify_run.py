@@ -6,7 +6,7 @@ Damage is remembered by object, since archives share them, and told archive by a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -34,6 +34,7 @@ __all__ = ["Verification"]
 
 _WORKERS = 3
 """Packs read at once."""
+_LOST = "content_lost"
 
 
 @attrs.define(kw_only=True)
@@ -63,6 +64,8 @@ class Verification:
     indexes: dict[bytes, ObjectRef] = attrs.field(factory=dict)
     damaged: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     """Code and message by key; what was found first."""
+    mismatched: dict[str, tuple[str, str]] = attrs.field(factory=dict)
+    """The same of packs that are what their names say: only archives that lose something are concerned."""
     bad: BadPlaces = attrs.field(factory=BadPlaces)
     unopened: dict[bytes, BackupError] = attrs.field(factory=dict)
     read: dict[bytes, int] = attrs.field(factory=dict)
@@ -105,13 +108,13 @@ class Verification:
         self._same_sizes(archive, manifest)
         found = check_soundness(listed.archive_id, manifest, self.reader, self.repository.writer_key, self.register)
         for unsound in found:
+            finding = Finding(code=unsound.error.kind, where=unsound.where, message=str(unsound.error))
             if unsound.section:
                 archive.unreliable.add(unsound.section)
-                archive.findings.append(
-                    Finding(code=unsound.error.kind, where=unsound.where, message=str(unsound.error))
-                )
+            if unsound.section or finding.code == "bad_table":  # what was written is wrong: of this archive only
+                archive.findings.append(finding)
             else:
-                self.note(unsound.error.kind, unsound.where, str(unsound.error))
+                self.note(finding.code, finding.where, finding.message)
 
     def _same_sizes(self, archive: _Archive, manifest: ArchiveManifest) -> None:
         for known, refs in ((self.packs, manifest.packs), (self.indexes, manifest.indexes)):
@@ -157,11 +160,12 @@ class Verification:
         def prove(work: tuple[ObjectRef, Claims]) -> PackProof:
             return prove_pack(self.repository.sink, *work, ids=ids, frames=frames)
 
-        for number, proof in enumerate(
-            map_ahead(prove, self._work(chosen, opens=frames is not None), workers=_WORKERS)
-        ):
+        work = self._work(chosen, opens=frames is not None)
+        bytes_read = 0
+        for number, proof in enumerate(map_ahead(prove, work, workers=_WORKERS), 1):
             self._proven(proof)
-            fields = {"packs_done": number + 1, "packs_total": len(chosen), "bytes_read": sum(self.read.values())}
+            bytes_read += proof.bytes_read
+            fields = {"packs_done": number, "packs_total": len(chosen), "bytes_read": bytes_read}
             self.observer(Event(name="verify.pack", fields=fields))
 
     def _work(self, chosen: Iterable[bytes], *, opens: bool) -> Iterator[tuple[ObjectRef, Claims]]:
@@ -177,6 +181,8 @@ class Verification:
         self.erased += proof.erased
         if proof.error is not None:
             self.note(proof.error.kind, pack_key(proof.pack_id), str(proof.error))
+        if proof.mismatch is not None:
+            self.mismatched[pack_key(proof.pack_id)] = (proof.mismatch.kind, str(proof.mismatch))
         if proof.bad is None:
             self.bad.packs.add(proof.pack_id)
         else:
@@ -191,15 +197,18 @@ class Verification:
         reports: list[ArchiveVerifyReport] = []
         unverified: list[Unverified] = []
         vanished: list[str] = []
-        users: dict[str, list[str]] = {key: [] for key in self.damaged}
+        objects: dict[str, DamagedObject] = {}
+        if CONFIG_KEY in self.damaged:
+            code, message = self.damaged[CONFIG_KEY]
+            objects[CONFIG_KEY] = DamagedObject(key=CONFIG_KEY, code=code, message=message)
         for archive in self.archives:
             if self._is_gone(archive):
                 vanished.append(archive.archive_id)
                 continue
-            keys = self._damage_of(archive)
-            for key in keys:
-                users[key].append(archive.archive_id)
-            report = self._judged(archive, keys, clock)
+            report = self._judged(archive, clock)
+            for finding in report.findings:
+                if finding.code != _LOST:
+                    _enter(objects, finding, archive.archive_id)
             closed = next((self.unopened[pack_id] for pack_id in archive.packs if pack_id in self.unopened), None)
             if closed is not None and report.ok:
                 unverified.append(Unverified(archive_id=archive.archive_id, error=closed))
@@ -207,11 +216,6 @@ class Verification:
             reports.append(self._recorded(report, clock) if record else report)
             fields = {"archive_id": archive.archive_id, "findings": len(report.findings)}
             self.observer(Event(name="verify.finished", fields=fields))
-        objects = [
-            DamagedObject(key=key, code=code, message=message, archives=tuple(sorted(users[key])))
-            for key, (code, message) in sorted(self.damaged.items())
-            if users[key] or key == CONFIG_KEY
-        ]
         return RepositoryVerifyReport(
             reports=tuple(reports),
             unverified=tuple(unverified),
@@ -219,7 +223,7 @@ class Verification:
             level=self.level,
             sample=self.sample,
             covered=self._covered,
-            objects=tuple(objects),
+            objects=tuple(objects[key] for key in sorted(objects)),
             packs_read=len(self.read),
             stored_bytes=sum(self.read.values()),
             erased_records=self.erased,
@@ -247,15 +251,16 @@ class Verification:
             return True
         return False
 
-    def _judged(self, archive: _Archive, keys: list[str], clock: Clock) -> ArchiveVerifyReport:
+    def _judged(self, archive: _Archive, clock: Clock) -> ArchiveVerifyReport:
         findings = [*archive.findings]
-        for key in keys:
-            code, message = self.damaged[key]
-            findings.append(Finding(code=code, where=key, message=message))
+        findings += [self._finding(key, self.damaged) for key in self._damage_of(archive)]
         losses: tuple[SectionLoss, ...] = ()
-        if findings and archive.packs:
+        doubtful = not self.mismatched.keys().isdisjoint(map(pack_key, archive.packs))
+        if (findings or doubtful) and archive.packs:
             losses = self._losses(archive)
-            findings += [Finding(code="content_lost", where=loss.section, message=str(loss)) for loss in losses]
+            lost = {key for loss in losses for key in loss.objects}
+            findings += [self._finding(key, self.mismatched) for key in sorted(lost & self.mismatched.keys())]
+            findings += [Finding(code=_LOST, where=loss.section, message=str(loss)) for loss in losses]
         for finding in findings:
             self.observer(Event(name="verify.finding", fields={"archive_id": archive.archive_id, "code": finding.code}))
         sizes = [self.read.get(pack_id, 0) for pack_id in archive.packs]
@@ -270,6 +275,11 @@ class Verification:
             covered=self._covered,
             losses=losses,
         )
+
+    @staticmethod
+    def _finding(key: str, known: Mapping[str, tuple[str, str]]) -> Finding:
+        code, message = known[key]
+        return Finding(code=code, where=key, message=message)
 
     def _losses(self, archive: _Archive) -> tuple[SectionLoss, ...]:
         try:
@@ -290,3 +300,12 @@ class Verification:
             self.observer(Event(name="verify.not_recorded", fields=fields))
             return report
         return attrs.evolve(report, recorded=True)
+
+
+def _enter(objects: dict[str, DamagedObject], finding: Finding, archive_id: str) -> None:
+    known = objects.get(finding.where)
+    if known is None:
+        known = DamagedObject(key=finding.where, code=finding.code, message=finding.message)
+    if archive_id not in known.archives:
+        known = attrs.evolve(known, archives=tuple(sorted((*known.archives, archive_id))))
+    objects[finding.where] = known

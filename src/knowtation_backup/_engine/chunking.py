@@ -27,6 +27,9 @@ def even(parts: Iterable[bytes | memoryview], size_bytes: int) -> Iterator[bytes
     pending: list[bytes | memoryview] = []
     missing = size_bytes
     for part in parts:
+        if missing == size_bytes == len(part) and isinstance(part, bytes):
+            yield part  # as it is, not a copy
+            continue
         rest = memoryview(part)
         while len(rest) >= missing:
             pending.append(rest[:missing])

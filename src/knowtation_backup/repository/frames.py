@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -51,6 +51,9 @@ MAX_FRAME_BYTES: Final = _LENGTH_BYTES + _MAX_SEALED_BYTES
 """Of a stored frame with its length."""
 MAX_FILE_BYTES: Final = 64 << 20
 """Plain content of an index or manifest at most: what a reader takes into memory, however well it was compressed."""
+_TYPICAL_BYTES: Final = 1 << 20
+_MATCHES: Final[Mapping[int, Mapping[str, int]]] = {3: {"min_match": 6}}
+"""The default level with longer matches: of canister memory a tenth faster, and 0.1 % larger."""
 _TO_REPOSITORY: Final = 1
 _WITH_INDEX_KEY: Final = 2
 _PLAIN: Final = 0
@@ -99,8 +102,12 @@ class FileHead:
 
     def seal(self, number: int, body: bytes, *, last: bool) -> bytes:
         """Return frame *number* with its length: *body* is the marker byte and the content, see `Compressor`."""
+        return b"".join(self.seal_parts(number, body, last=last))
+
+    def seal_parts(self, number: int, body: bytes, *, last: bool) -> tuple[bytes, bytes]:
+        """Return the length and the sealed body of frame *number*, for those who need not join them."""
         sealed = self._cipher.encrypt(_nonce(number, last=last), body, None)
-        return len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed
+        return len(sealed).to_bytes(_LENGTH_BYTES, "big"), sealed
 
     def open(self, number: int, sealed: bytes | memoryview, *, last: bool | None = None) -> bytes:
         """
@@ -243,14 +250,16 @@ class Compressor:
     """Makes bodies of contents; may be used by several threads."""
 
     def __init__(self, level: int = 3) -> None:
-        self._level = level
+        self._parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, source_size=_TYPICAL_BYTES, write_checksum=False, **_MATCHES.get(level, {})
+        )
         self._local = threading.local()
 
     def body(self, content: bytes, prefix: bytes = b"") -> bytes:
         """Return marker byte, *prefix* and the content, compressed where that makes it smaller."""
         compressor: zstandard.ZstdCompressor | None = getattr(self._local, "compressor", None)
         if compressor is None:
-            compressor = zstandard.ZstdCompressor(level=self._level, write_checksum=False, write_content_size=True)
+            compressor = zstandard.ZstdCompressor(compression_params=self._parameters)
             self._local.compressor = compressor
         packed = compressor.compress(content)
         if len(packed) < len(content):

@@ -53,9 +53,12 @@ _NAMED: Final = re.compile(
 )
 
 
-def object_id(stored: bytes) -> bytes:
-    """Return the id of an object: SHA-256 of its stored bytes."""
-    return hashlib.sha256(stored).digest()
+def object_id(*parts: bytes) -> bytes:
+    """Return the id of an object: SHA-256 of its stored bytes, the *parts* joined."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def pack_key(pack_id: bytes) -> str:

@@ -102,25 +102,23 @@ class Packer:
                 else:
                     job.settled(FrameRef(reference.object_id, job.number, offset, length, job.items))
 
-    def _seal(self, job: Job) -> tuple[Job, bytes]:
+    def _seal(self, job: Job) -> tuple[Job, tuple[bytes, ...]]:
         head = job.head
         if head is None:
-            return job, b""
-        parts = job.content
+            return job, ()
+        content = b"".join(job.content)
         job.content = []
-        content = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
-        del parts
         body = self._compressor.body(content)
-        return job, head.seal(job.number, body, last=job.last)
+        del content
+        return job, head.seal_parts(job.number, body, last=job.last)
 
     def _put(self, pack: _Pack) -> tuple[_Pack, ObjectRef | None]:
         if not pack.parts:
             return pack, None
-        stored = b"".join(pack.parts)
-        pack.parts = []
-        pack_id = object_id(stored)
-        put_object(self._sink, pack_key(pack_id), stored)
-        return pack, ObjectRef(pack_id, len(stored))
+        parts, pack.parts = pack.parts, []
+        pack_id = object_id(*parts)
+        put_object(self._sink, pack_key(pack_id), *parts)
+        return pack, ObjectRef(pack_id, sum(map(len, parts)))
 
 
 def _numbered(jobs: Iterable[Job], keys: WriterKey) -> Generator[Job, None, None]:
@@ -151,7 +149,7 @@ def _numbered(jobs: Iterable[Job], keys: WriterKey) -> Generator[Job, None, None
         _close(jobs)
 
 
-def _packs(sealed: Iterator[tuple[Job, bytes]]) -> Iterator[_Pack]:
+def _packs(sealed: Iterator[tuple[Job, tuple[bytes, ...]]]) -> Iterator[_Pack]:
     pack = _Pack([], [])
     offset = 0
     try:
@@ -166,9 +164,10 @@ def _packs(sealed: Iterator[tuple[Job, bytes]]) -> Iterator[_Pack]:
                 head = job.head.stored if job.head else b""
                 pack.parts.append(head)
                 offset = len(head)
-            pack.parts.append(frame)
-            pack.jobs.append((job, offset, len(frame)))
-            offset += len(frame)
+            length = sum(map(len, frame))
+            pack.parts += frame
+            pack.jobs.append((job, offset, length))
+            offset += length
             if job.last:
                 yield pack
                 pack = _Pack([], [])

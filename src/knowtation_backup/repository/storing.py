@@ -12,9 +12,9 @@ MAX_OBJECT_BYTES = 64 << 20
 """What a reader takes into memory at most; writers stay far below."""
 
 
-def put_object(sink: ArchiveSink, key: str, stored: bytes) -> None:
+def put_object(sink: ArchiveSink, key: str, *parts: bytes) -> None:
     """
-    Create an object whose name contains the hash of its bytes; one that is there already is the same.
+    Create an object whose name contains the hash of its bytes, the *parts* joined; one there already is the same.
 
     A store may have kept an object although its answer was lost, so that a second attempt finds it there.
 
@@ -23,11 +23,11 @@ def put_object(sink: ArchiveSink, key: str, stored: bytes) -> None:
         SinkError: Storing failed.
     """
     try:
-        sink.put(key, (stored,))
+        sink.put(key, parts)
     except BlobExistsError:
-        found = sink.stat(key).size_bytes
-        if found != len(stored):
-            message = f"{key} is there already with {found} bytes instead of {len(stored)}"
+        found, size = sink.stat(key).size_bytes, sum(map(len, parts))
+        if found != size:
+            message = f"{key} is there already with {found} bytes instead of {size}"
             raise IntegrityError(message, kind="object_changed", hint="repair it from a replica", key=key) from None
 
 

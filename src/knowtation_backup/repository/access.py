@@ -36,7 +36,7 @@ from ..model.json_input import check_nesting, typed
 from .keys import ID_BYTES, MAX_GENERATION, ReadKeys
 from .layout import ACCESS_PREFIX, access_key
 
-__all__ = ["AccessFile", "access_files", "open_access", "opening_keys", "put_access", "sealing_keys"]
+__all__ = ["AccessFile", "access_files", "open_access", "opening_keys", "put_access", "rotation_id", "sealing_keys"]
 
 FORMAT: Final = "knowtation-repository-access"
 VERSION: Final = 1
@@ -167,6 +167,13 @@ def put_access(
         if _read(sink, key) != stored:
             raise
     return key
+
+
+def rotation_id(keys: ReadKeys) -> bytes:
+    """Return what names the first access file of the newest generation, so that only one host can make it."""
+    claimed = keys.writer_key.digest(b"access")
+    claimed.update(max(keys.private_keys).to_bytes(8, "big"))
+    return claimed.digest(ID_BYTES)
 
 
 def access_files(sink: ArchiveSink) -> list[AccessFile]:

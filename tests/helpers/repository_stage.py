@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import attrs
 
@@ -46,6 +47,7 @@ class StagedSource:
     source_id: str = "aaaaa-aa"
     taken_at: dt.datetime = MOMENT
     complete: bool = True
+    details: Mapping[str, Any] = attrs.field(factory=dict)
 
     def capture_sections(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> StagedSource:  # noqa: ARG002
         return self
@@ -60,7 +62,7 @@ class StagedSource:
             yield RecordSection(name=name, batches=(ordered,))
 
     def result(self) -> CaptureResult:
-        return CaptureResult(complete=self.complete, counts={"images": len(self.images)}, details={})
+        return CaptureResult(complete=self.complete, counts={"images": len(self.images)}, details=self.details)
 
 
 def new_repository(sink: ArchiveSink, *, keys: ReadKeys | None = None, **config: object) -> Repository:

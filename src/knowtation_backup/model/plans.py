@@ -59,6 +59,8 @@ class ArchiveInfo:
     """Id of the archive of the same content this one was made from; empty for all others."""
     superseded_by: str = ""
     """Id of a complete archive of the same content that was re-wrapped from this one; this one no longer counts."""
+    in_repository: bool = False
+    """Whether it is an archive of a repository: `size_bytes` is what reading it needs, mostly shared with others."""
 
     @property
     def short_id(self) -> str:
@@ -79,7 +81,7 @@ class ArchiveInfo:
     @property
     def has_manifest(self) -> bool:
         """Whether a manifest of ours is there, readable or not; archives of other tools have none."""
-        return manifest_key(self.archive_id) in self.keys
+        return self.in_repository or manifest_key(self.archive_id) in self.keys
 
     def __str__(self) -> str:
         """Return one line of a table: state, short id, moment, size, id, and what holds of it now."""
@@ -160,7 +162,11 @@ class ForgetPlan:
 
     @property
     def forgotten_bytes(self) -> int:
-        """Size of the archives to be forgotten; only deleting frees it."""
+        """
+        Size of the archives to be forgotten; only deleting frees it.
+
+        In a repository archives share most of it: what comes free is what a prune finds unused.
+        """
         return sum(info.size_bytes for info in self.forgotten)
 
     def __str__(self) -> str:
@@ -168,6 +174,7 @@ class ForgetPlan:
         lines = [f"{self._verb(d)} {d.archive.archive_id}: {d.reason}" for d in self.decisions]
         doing = "move to the trash" if self.action is ForgetAction.TRASH else "delete"
         summary = f"applying would {doing} {len(self.forgotten)} archive(s), {self.forgotten_bytes:,} bytes"
+        summary += ", shared with others" if any(info.in_repository for info in self.forgotten) else ""
         resting = f", {len(self.trashed)} in the trash already" if self.trashed else ""
         return "\n".join([*lines, f"{summary}; {len(self.kept)} kept{resting}"])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -58,12 +58,19 @@ def plan_forget(
         SinkUnavailableError: The store could not be reached.
     """
     listed = list_archives(sink, signatures=signatures)
+    return policy_plan(listed, policy, now=now, action=action_for(trash_grace))
+
+
+def policy_plan(
+    listed: Iterable[ArchiveInfo], policy: RetentionPolicy, *, now: dt.datetime, action: ForgetAction
+) -> ForgetPlan:
+    """Return what *policy* would keep and forget of the archives of a listing."""
+    listed = list(listed)
     resting = [info for info in listed if info.standing.trashed_at is not None]
     plan = policy.plan([info for info in listed if info.standing.trashed_at is None], now=now)
     decisions = [_held(decision, now) for decision in plan.decisions]
     decisions += [decision for info in resting if (decision := untouchable(info))]
     decisions.sort(key=lambda decision: decision.archive.age_key, reverse=True)
-    action = action_for(trash_grace)
     return attrs.evolve(plan, made_at=now, decisions=tuple(decisions), action=action, last_too=False)
 
 
@@ -94,9 +101,20 @@ def plan_delete(  # noqa: PLR0913 - the last three have defaults
         SinkUnavailableError: The store could not be reached.
     """
     listed = list_archives(sink, signatures=signatures)
+    return named_plan(listed, archive_ids, now=now, action=action_for(trash_grace), last_too=last_too)
+
+
+def named_plan(
+    listed: Sequence[ArchiveInfo],
+    archive_ids: Iterable[str],
+    *,
+    now: dt.datetime,
+    action: ForgetAction,
+    last_too: bool = False,
+) -> ForgetPlan:
+    """Return a plan that forgets exactly the archives named, of those of a listing."""
     texts = [archive_ids] if isinstance(archive_ids, str) else archive_ids
     named = {find_archive(listed, text).archive_id for text in texts}
-    action = action_for(trash_grace)
     decisions = tuple(_named(info, named, action) for info in listed)
     plan = ForgetPlan(made_at=now, decisions=decisions, action=action, last_too=last_too)
     check_safe(plan)
@@ -164,33 +182,44 @@ def apply_forget(
         SinkUnavailableError: The store could not be reached; archives forgotten so far are, the plan is stale.
     """
     check_safe(plan)
-    _check_fresh(sink, plan, signatures)
+    check_fresh(plan, list_archives(sink, signatures=signatures))
+    if plan.action is ForgetAction.TRASH:
+        return move_to_trash(sink, plan, observer=observer, clock=clock)
     forgotten: list[str] = []
     freed = 0
-    reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
     for info in sorted(plan.forgotten, key=lambda info: info.age_key):
-        fields = {"archive_id": info.archive_id, "bytes": info.size_bytes}
-        if plan.action is ForgetAction.TRASH:
-            values = {"reason": reasons[info.archive_id][:_REASON_CHARACTERS]}
-            put_mark(sink, info.archive_id, MarkVerb.TRASHED, values, clock=clock)
-            observer(Event(name="forget.trashed", fields=fields))
-        else:
-            _remove(sink, info, before=len(forgotten))
-            freed += info.size_bytes
-            observer(Event(name="forget.removed", fields=fields))
+        check_unmarked(sink, info, before=len(forgotten))
+        for key in info.keys:
+            with contextlib.suppress(BlobNotFoundError):  # somebody else removed it meanwhile: that is what we want
+                sink.delete(key)
+        freed += info.size_bytes
+        observer(Event(name="forget.removed", fields={"archive_id": info.archive_id, "bytes": info.size_bytes}))
         forgotten.append(info.archive_id)
     return ForgetReport(forgotten=tuple(forgotten), freed_bytes=freed, action=plan.action)
 
 
-def _remove(sink: ArchiveSink, info: ArchiveInfo, *, before: int) -> None:
-    # Removing may take long, and what is gone is gone: a pin or undelete made meanwhile is seen here.
+def move_to_trash(sink: ArchiveSink, plan: ForgetPlan, *, observer: Observer, clock: Clock) -> ForgetReport:
+    """Mark the archives that a plan forgets, oldest first; nothing is removed."""
+    forgotten: list[str] = []
+    reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
+    for info in sorted(plan.forgotten, key=lambda info: info.age_key):
+        values = {"reason": reasons[info.archive_id][:_REASON_CHARACTERS]}
+        put_mark(sink, info.archive_id, MarkVerb.TRASHED, values, clock=clock)
+        observer(Event(name="forget.trashed", fields={"archive_id": info.archive_id, "bytes": info.size_bytes}))
+        forgotten.append(info.archive_id)
+    return ForgetReport(forgotten=tuple(forgotten), freed_bytes=0, action=plan.action)
+
+
+def check_unmarked(sink: ArchiveSink, info: ArchiveInfo, *, before: int) -> None:
+    """
+    Raise `PlanStaleError` when something was noted of an archive since it was listed.
+
+    Removing may take long, and what is gone is gone: a pin or undelete made meanwhile is seen here.
+    """
     noted = sorted({blob.key for blob in sink.list(side_key(info.archive_id, ""))} - set(info.keys))
     if noted:
         message = f"{noted[0]} was written since the plan was made; {before} archive(s) were removed before"
         raise PlanStaleError(message, hint="plan again", archive_ids=[info.archive_id])
-    for key in info.keys:
-        with contextlib.suppress(BlobNotFoundError):  # somebody else removed it meanwhile: that is what we want
-            sink.delete(key)
 
 
 def check_safe(plan: ForgetPlan) -> None:
@@ -231,9 +260,10 @@ def good_series(archives: Iterable[ArchiveInfo]) -> set[str]:
     )
 
 
-def _check_fresh(sink: ArchiveSink, plan: ForgetPlan, signatures: SignaturePolicy | None) -> None:
+def check_fresh(plan: ForgetPlan, listed: Iterable[ArchiveInfo]) -> None:
+    """Raise `PlanStaleError` unless a listing shows exactly the archives planned for."""
     planned = {decision.archive.archive_id: decision.archive for decision in plan.decisions}
-    present = {info.archive_id: info for info in list_archives(sink, signatures=signatures)}
+    present = {info.archive_id: info for info in listed}
     changed = sorted(
         archive_id for archive_id in planned.keys() | present if planned.get(archive_id) != present.get(archive_id)
     )

@@ -9,6 +9,7 @@ noticed.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 from ..contracts import ArchiveSink, Clock, utc_now
 from ..errors import BlobNotFoundError, ConfigurationError
@@ -52,11 +53,19 @@ def plan_empty_trash(
         SinkUnavailableError: The store could not be reached.
     """
     action_for(grace)
-    now = utc_of(now)
     listed = list_archives(sink, signatures=signatures)
+    return emptying_plan(sink, listed, now=now, grace=grace, last_too=last_too)
+
+
+def emptying_plan(
+    sink: ArchiveSink, listed: Iterable[ArchiveInfo], *, now: dt.datetime, grace: dt.timedelta, last_too: bool = False
+) -> ForgetPlan:
+    """Return a plan that removes, of the archives of a listing, those that were in the trash for *grace*."""
+    now = utc_of(now)
+    listed = list(listed)
     alive = {info.series for info in listed if counts(info)}
     decisions = tuple(
-        _judge(info, _since(sink, info), now, grace, last=info.series not in alive and not last_too)
+        _judge(info, trashed_since(sink, info), now, grace, last=info.series not in alive and not last_too)
         if info.managed and info.standing.trashed_at is not None
         else untouchable(info) or ForgetDecision(archive=info, keep=True, reason="not in the trash", rules=("alive",))
         for info in listed
@@ -84,7 +93,7 @@ def _judge(
     return ForgetDecision(archive=info, keep=keep, reason=reason, rules=(rule,))
 
 
-def _since(sink: ArchiveSink, info: ArchiveInfo) -> dt.datetime | None:
+def trashed_since(sink: ArchiveSink, info: ArchiveInfo) -> dt.datetime | None:
     """Return the moment an archive came into the trash, as late as mark and store have it; `None` when it left it."""
     noted = info.standing.trashed_at
     moments = [noted] if noted else []

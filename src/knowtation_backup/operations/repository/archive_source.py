@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -10,20 +9,19 @@ import attrs
 
 from ...contracts import Observer, SectionCapture, ignore_events
 from ...errors import ConfigurationError, IntegrityError
-from ...model.json_input import check_nesting, check_values, typed
 from ...model.reports import CaptureResult, Finding
 from ...model.sections import FileSection, ImageSection, RecordSection, Section, SectionRecord
 from ...repository.content import ArchiveReader
 from ...repository.manifest import ArchiveManifest, FileTable, ImageTables, RecordTables
 from ...repository.repository import Repository
 from .backup import DETAILS_SECTION
+from .details import read_details
 
 __all__ = ["ArchiveSource", "IdentifyRecord"]
 
 IdentifyRecord: TypeAlias = Callable[[str, bytes], tuple[bytes, bytes]]
 """Returns owner and name of a record, from the name of its section and its value."""
 
-_MAX_DETAILS_BYTES: Final = 256 << 20
 _ZEROS: Final = bytes(1 << 20)
 
 
@@ -67,7 +65,7 @@ class _Capture:
         for section in self._manifest.sections:
             match section:
                 case FileTable(name=name) if name == DETAILS_SECTION:
-                    self._details = self._read_details(section)
+                    self._details = read_details(self._reader, section)
                 case FileTable():
                     yield FileSection(name=section.name, chunks=self._reader.file(section))
                 case ImageTables():
@@ -94,18 +92,6 @@ class _Capture:
                     raise IntegrityError(message, kind="record_changed", section=tables.name, key=record.key.hex())
                 batch.append(SectionRecord(owner, name, record.value))
             yield batch
-
-    def _read_details(self, table: FileTable) -> dict[str, Any]:
-        if table.size_bytes > _MAX_DETAILS_BYTES:
-            raise IntegrityError(f"{table.name} has {table.size_bytes} bytes", kind="details_unreadable")
-        data = b"".join(self._reader.file(table))
-        try:
-            check_nesting(data)
-            check_values(data)
-            return typed(json.loads(data), dict)
-        except (ValueError, TypeError, RecursionError) as error:
-            message = f"{table.name} cannot be read: {type(error).__name__}"
-            raise IntegrityError(message, kind="details_unreadable") from error
 
     def result(self) -> CaptureResult:
         manifest = self._manifest

@@ -1,30 +1,146 @@
-"""Archives of a repository as listings, retention and people see them."""
+"""
+Archives of a repository as listings, retention and people see them: from the store alone, every time anew.
+
+The values are those of archives that are files, so that policies, filters and names work on both.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from collections.abc import Iterator, Mapping
 
+from ...errors import BlobNotFoundError, ConfigurationError
 from ...model.marks import MarkName, Standing
-from ...repository.layout import INDEX_PREFIX, PACK_PREFIX
+from ...model.plans import ArchiveInfo, ArchiveState
+from ...model.selection import ArchiveFilter, filter_archives
+from ...repository.layout import INDEX_PREFIX, PACK_PREFIX, archive_key, archive_stamp
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
-from ..marks import read_standing
+from ..catalog import find_archive
+from ..describing import UNKNOWN_SOURCE
+from ..marks import mark_names, read_standing
 
-__all__ = ["is_whole", "live_archives", "standings", "stored_sizes"]
+__all__ = ["find", "is_whole", "list_archives", "live_archives", "resolve", "series_of", "standings", "stored_sizes"]
+
+_SIDE_PREFIX = "side/"
+_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -> list[ArchiveInfo]:
+    """
+    Return every archive of a repository, newest first.
+
+    Listings of the store, one read per manifest, and one per mark whose content matters. An archive whose manifest
+    cannot be read is shown as damaged, in a series of its own; so is one of which objects are missing or have another
+    size. `ArchiveInfo.size_bytes` is what reading the archive needs.
+
+    Args:
+        repository: A writer key is enough.
+        wanted: What to leave out; `None` returns all, also what is in the trash.
+
+    Raises:
+        SinkUnavailableError: The store could not be reached; an unreachable archive is never listed as damaged.
+        SinkPermissionError: Listing or reading is refused.
+    """
+    # In this order: what an archive of the first listing names was there before, so the last one shows it.
+    archive_ids = repository.archive_ids()
+    marks = _marks(repository)
+    present = stored_sizes(repository)
+    listed = [
+        _described(repository, found, marks.get(found.archive_id, []), present)
+        for found in repository.archives(archive_ids)
+    ]
+    listed.sort(key=lambda info: info.age_key, reverse=True)
+    return listed if wanted is None else filter_archives(listed, wanted)
+
+
+def _described(
+    repository: Repository, found: ListedArchive, marks: list[MarkName], present: Mapping[str, int]
+) -> ArchiveInfo:
+    manifest = found.manifest
+    keys = (archive_key(found.archive_id), *(name.key for name in marks))
+    standing = read_standing(repository.sink, marks)
+    if manifest is None:
+        return ArchiveInfo(
+            archive_id=found.archive_id,
+            state=ArchiveState.DAMAGED,
+            series=f"{found.archive_id}@{UNKNOWN_SOURCE}",
+            taken_at=_stamped(found.archive_id),
+            size_bytes=0,
+            keys=keys,
+            standing=standing,
+            in_repository=True,
+        )
+    state = ArchiveState.COMPLETE if manifest.complete else ArchiveState.INCOMPLETE
+    return ArchiveInfo(
+        archive_id=found.archive_id,
+        state=state if is_whole(manifest, present) else ArchiveState.DAMAGED,
+        series=series_of(manifest.kind, manifest.source_id),
+        taken_at=manifest.taken_at,
+        size_bytes=manifest.size_bytes,
+        keys=keys,
+        kind=manifest.kind,
+        source_id=manifest.source_id,
+        backup_tags=manifest.tags,
+        standing=standing,
+        in_repository=True,
+    )
+
+
+def _stamped(archive_id: str) -> dt.datetime:
+    with contextlib.suppress(ConfigurationError):  # anybody who may create objects can give one an impossible date
+        return archive_stamp(archive_id)
+    return _LONG_AGO
+
+
+def series_of(kind: str, source_id: str) -> str:
+    """Return the series that archives of one kind and source form; retention counts per series."""
+    return f"{kind}@{source_id}"
+
+
+def find(repository: Repository, text: str = "latest", *, verified: bool = False) -> ArchiveInfo:
+    """
+    Return the archive that *text* names: an id, a short id, the beginning of one, ``latest``, ``latest-1:<series>``.
+
+    Args:
+        repository: A writer key is enough.
+        text: As `operations.catalog.find_archive` takes it.
+        verified: Consider only archives whose whole content last proved good.
+
+    Raises:
+        BlobNotFoundError: There is no such archive, kind ``no_such_archive``.
+        ConfigurationError: Several begin so, kind ``ambiguous_archive``.
+    """
+    return find_archive(list_archives(repository), text, verified=verified)
+
+
+def resolve(repository: Repository, text: str) -> str:
+    """Return the id of the archive that *text* names, as `find`; a whole id needs no listing."""
+    with contextlib.suppress(BlobNotFoundError, ConfigurationError):
+        repository.sink.stat(archive_key(text))
+        return text
+    return find(repository, text).archive_id
 
 
 def standings(repository: Repository) -> dict[str, Standing]:
     """Return what was noted of archives, by id; those of which nothing was noted are left out."""
+    return {archive_id: read_standing(repository.sink, names) for archive_id, names in _marks(repository).items()}
+
+
+def _marks(repository: Repository) -> dict[str, list[MarkName]]:
     names: dict[str, list[MarkName]] = {}
-    for info in repository.sink.list("side/"):
-        name = MarkName.parse(info.key)
-        if name is not None:
-            names.setdefault(name.artifact, []).append(name)
-    return {archive_id: read_standing(repository.sink, found) for archive_id, found in names.items()}
+    for name in mark_names(info.key for info in repository.sink.list(_SIDE_PREFIX)):
+        names.setdefault(name.artifact, []).append(name)
+    return names
 
 
 def live_archives(repository: Repository) -> Iterator[ListedArchive]:
-    """Yield archives that are neither in the trash nor quarantined, oldest first."""
+    """
+    Yield archives that are neither in the trash nor quarantined, oldest first.
+
+    Marks are looked at first: what is yielded came into the trash later than this was begun, if it is there.
+    """
     noted = standings(repository)
     for found in repository.archives():
         standing = noted.get(found.archive_id)

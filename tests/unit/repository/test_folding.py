@@ -140,7 +140,7 @@ changes = st.lists(st.tuples(st.integers(0, 150), contents_of_pages, st.integers
 days = st.lists(st.tuples(st.integers(0, 150 * PAGE_BYTES), changes), min_size=1, max_size=7)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(days, st.integers(1, 3))
 def test_images_that_grow_shrink_and_change_come_back(
     days: list[tuple[int, list[tuple[int, bytes, int]]]], depth: int

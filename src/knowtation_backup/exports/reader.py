@@ -166,16 +166,17 @@ class ExportReader:
             raise ConfigurationError("read the payload to its end, with hashing, before asking for its root")
 
     def __iter__(self) -> Iterator[Entry]:
-        for run in self._runs():
+        for run in self.runs():
             yield from run.entries()
 
     def read_all(self) -> ExportReader:
         """Read to the end for the sake of counts, root and findings; return the reader."""
-        for _ in self._runs():
+        for _ in self.runs():
             pass
         return self
 
-    def _runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[Run]:
+        """Iterate over consecutive entries of one kind, as they were decoded: cheaper than one by one."""
         if self._started:
             raise ConfigurationError("this payload was read already; make a new reader over fresh chunks")
         self._started = True

@@ -44,6 +44,7 @@ __all__ = [
     "RecordKind",
     "TenantContent",
     "TenantDigest",
+    "note_lines",
     "note_record",
     "parse_record",
     "proposal_record",
@@ -110,6 +111,13 @@ def note_record(user_id: str, vault_id: str, note: Note) -> Record:
     """Return the record of one note."""
     line = _note_head(user_id, vault_id) + note.to_bytes()[1:]
     return Record(kind=RecordKind.NOTE, user_id=user_id, vault_id=vault_id, name=note.path, line=line)
+
+
+def note_lines(user_id: str, vault_id: str, notes: Iterable[Note]) -> list[tuple[bytes, bytes]]:
+    """Return sort key and line of the records of many notes: the same as one by one, in half the time."""
+    head = _note_head(user_id, vault_id)
+    key = _RANK[RecordKind.NOTE] + _sortable(vault_id)
+    return [(key + _sortable(note.path), head + note.to_bytes()[1:]) for note in notes]
 
 
 def proposal_record(user_id: str, proposal: Proposal) -> Record:
@@ -201,11 +209,13 @@ class TenantContent:
 
     def add_notes(self, vault_id: str, notes: Iterable[Note]) -> None:
         """Add many notes of one vault: the same as one by one, in half the time."""
-        head = _note_head(self.user_id, vault_id)
-        key = _RANK[RecordKind.NOTE] + _sortable(vault_id)
-        entries = [key + _sortable(note.path) + _leaf_hash(head + note.to_bytes()[1:]) for note in notes]
+        self.add_lines(RecordKind.NOTE, note_lines(self.user_id, vault_id, notes))
+
+    def add_lines(self, kind: RecordKind, lines: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add records of one kind by sort key and line, which must be this tenant's and canonical."""
+        entries = [key + _leaf_hash(line) for key, line in lines]
         self._entries += entries
-        self._counts[RecordKind.NOTE] += len(entries)
+        self._counts[kind] += len(entries)
 
     def add_proposal(self, proposal: Proposal) -> None:
         """Add a proposal, full or stand-in."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import attrs
@@ -18,16 +18,17 @@ import attrs
 from ..contracts import Observer, ignore_events
 from ..errors import InternalError
 from ..ic.management import ManagementCanister
-from ..model.canisters import SectionName, Slice, StoredChunk
+from ..model.canisters import SectionName, Slice, StoredChunk, moment_of
 from ..model.ids import Principal, SnapshotId
 from ..model.moments import iso_ms
 from ..model.reports import CaptureResult
-from .download import SnapshotStream, StreamReport, stream
-from .layout import CHUNK_STORE, METADATA_NAME, part_file, section_file
+from ..model.sections import FileSection, ImageSection, Section
+from .download import SnapshotStream, StreamedPart, StreamReport, stream
+from .layout import CHUNK_STORE, METADATA_NAME, part_file, section_file, section_files
 from .provenance_records import PROVENANCE_FILE
 from .reading import DownloadOptions
 
-__all__ = ["SNAPSHOT_KIND", "CanisterCapture", "CanisterSource"]
+__all__ = ["SNAPSHOT_KIND", "CanisterCapture", "CanisterSectionCapture", "CanisterSource"]
 
 SNAPSHOT_KIND: Final = "canister-snapshot"
 """Kind of the payload."""
@@ -47,7 +48,8 @@ def _snapshot(value: SnapshotId | str) -> SnapshotId:
 @attrs.frozen(kw_only=True)
 class CanisterSource:
     """
-    A `BackupSource`: one snapshot that is on chain already, for example one just taken by `SnapshotManager`.
+    A `BackupSource` and a `SectionSource`: one snapshot that is on chain already, for example one just taken by a
+    `SnapshotManager`.
 
     Args:
         management: Whom to ask.
@@ -64,6 +66,29 @@ class CanisterSource:
     def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> CanisterCapture:
         """Begin a capture; nothing is read before its chunks are."""
         return CanisterCapture(source=self, taken_at=taken_at, observer=observer)
+
+    def capture_sections(
+        self,
+        *,
+        taken_at: dt.datetime,  # noqa: ARG002 - the snapshot says it better
+        observer: Observer = ignore_events,
+    ) -> CanisterSectionCapture:
+        """
+        Begin a capture for a repository: the certified metadata is read, which says when the snapshot was taken.
+
+        Raises:
+            RejectedError: There is no such snapshot, or it may not be read.
+            CertificateError: The answer does not verify.
+            SourceUnavailableError: The network could not be reached.
+        """
+        parts = stream(
+            self.management,
+            self.canister_id,
+            self.snapshot_id,
+            options=self.options,
+            observer=observer,
+        )
+        return CanisterSectionCapture(source=self, parts=parts, taken_at=moment_of(parts.metadata.taken_at_ns))
 
 
 @attrs.define(kw_only=True)
@@ -133,17 +158,85 @@ class CanisterCapture:
 
     def result(self) -> CaptureResult:
         """Return what was found; valid once `chunks` is exhausted."""
-        report = self._report
-        if report is None:
-            raise InternalError("a capture has a result only when it was read to its end")
-        details: dict[str, Any] = {
-            "canister_id": str(report.canister_id),
-            "snapshot_id": str(report.snapshot_id),
-            "snapshot_taken_at": iso_ms(report.taken_at),
-            "evidence_bytes": report.evidence_bytes,
-            "digests": dict(report.digests),
-        }
-        return CaptureResult(complete=True, counts={"snapshot_bytes": report.size_bytes}, details=details)
+        return _found(self._report)
+
+
+@attrs.define(kw_only=True)
+class CanisterSectionCapture:
+    """One read of a snapshot for a repository; a `SectionCapture`. Its sections are the files of a directory."""
+
+    source: CanisterSource
+    parts: SnapshotStream
+    taken_at: dt.datetime
+    kind: str = attrs.field(default=SNAPSHOT_KIND, init=False)
+    _report: StreamReport | None = attrs.field(default=None, init=False)
+
+    @property
+    def source_id(self) -> str:
+        """The canister's id."""
+        return str(self.source.canister_id)
+
+    def sections(self) -> Generator[Section, None, None]:
+        """Yield metadata, module, memories, chunks, and the evidence of all of them at the end."""
+        metadata = self.parts.metadata
+        evidence = io.BytesIO()
+        evidence.write(self.parts.record)
+        with self.parts as parts:
+            yield FileSection(name=METADATA_NAME, chunks=(parts.metadata_json,))
+            waiting = _Waiting(iter(parts), evidence)
+            for section, name, size, written in section_files(metadata):
+                if not written:
+                    continue
+                if section is SectionName.WASM_MODULE:
+                    yield FileSection(name=name, chunks=waiting.slices(section))
+                else:
+                    yield ImageSection(name=name, size_bytes=size, chunks=waiting.slices(section))
+            for chunk in waiting.chunks():
+                yield FileSection(name=part_file(chunk.part), chunks=(chunk.data,))
+            self._report = parts.result()
+        yield FileSection(name=PROVENANCE_FILE, chunks=(evidence.getvalue(),))
+
+    def result(self) -> CaptureResult:
+        """Return what was found; valid once `sections` is exhausted."""
+        return _found(self._report)
+
+
+class _Waiting:
+    """Parts of a stream, handed to whose turn it is; their evidence is gathered."""
+
+    def __init__(self, parts: Iterator[StreamedPart], evidence: io.BytesIO) -> None:
+        self._parts = parts
+        self._evidence = evidence
+        self._next = next(parts, None)
+
+    def _take(self) -> StreamedPart:
+        taken = self._next
+        if taken is None:  # pragma: no cover - asked for only when there is one
+            raise InternalError("there are no parts left")
+        self._next = next(self._parts, None)
+        self._evidence.write(taken.record)
+        return taken
+
+    def slices(self, section: SectionName) -> Iterator[memoryview]:
+        while self._next is not None and isinstance(self._next.part, Slice) and self._next.part.section is section:
+            yield self._take().data
+
+    def chunks(self) -> Iterator[StreamedPart]:
+        while self._next is not None:
+            yield self._take()
+
+
+def _found(report: StreamReport | None) -> CaptureResult:
+    if report is None:
+        raise InternalError("a capture has a result only when it was read to its end")
+    details: dict[str, Any] = {
+        "canister_id": str(report.canister_id),
+        "snapshot_id": str(report.snapshot_id),
+        "snapshot_taken_at": iso_ms(report.taken_at),
+        "evidence_bytes": report.evidence_bytes,
+        "digests": dict(report.digests),
+    }
+    return CaptureResult(complete=True, counts={"snapshot_bytes": report.size_bytes}, details=details)
 
 
 def _empty_before(section: SectionName | None, waiting: list[SectionName], seconds: int) -> Iterator[bytes]:

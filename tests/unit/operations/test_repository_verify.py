@@ -246,3 +246,24 @@ def test_levels_are_levels() -> None:
     report = verify_all(attrs.evolve(repository, sink=watched), level=VerifyLevel.STRUCTURE, record=False)
     assert report.covered is Coverage.NONE
     assert not [operation for operation in watched.operations if "packs/" in operation]
+
+
+def test_what_a_backup_stored_can_be_read_back_by_itself() -> None:
+    repository = filled()
+    *_, before, last = repository.archive_ids()
+    own = [key for key in packs_of(repository, last) if key not in packs_of(repository, before)]
+    watched = FaultSink(repository.sink)
+    report = verify(attrs.evolve(repository, sink=watched), last, new_only=True)
+    assert report.ok
+    assert report.covered is Coverage.PART
+    assert sorted(op for op in watched.operations if op.startswith("read packs/")) == sorted(f"read {k}" for k in own)
+    assert read_marks(repository.sink, last)[-1].name.verb is MarkVerb.CHECKED
+    spoil(repository, packs_of(repository, before)[0])
+    assert verify(repository, last, new_only=True, record=False).ok
+    spoil(repository, own[0])
+    assert not verify(repository, last, new_only=True, record=False).ok
+    # where the parent was forgotten, or there is none, everything is read
+    first = repository.archive_ids()[0]
+    assert verify(repository, first, new_only=True, record=False).covered is Coverage.WHOLE
+    repository.sink.delete(archive_key(before))
+    assert verify(repository, last, new_only=True, record=False).covered is Coverage.WHOLE

@@ -59,6 +59,10 @@ class Verification:
     level: VerifyLevel
     sample: Sample | None
     observer: Observer
+    new_only: bool = False
+    """Whether packs are passed over that parents name."""
+    inherited: set[bytes] = attrs.field(factory=set)
+    """These packs."""
     archives: list[_Archive] = attrs.field(factory=list)
     packs: dict[bytes, ObjectRef] = attrs.field(factory=dict)
     indexes: dict[bytes, ObjectRef] = attrs.field(factory=dict)
@@ -91,6 +95,17 @@ class Verification:
         except WRONG_BYTES as error:
             self.note(error.kind, CONFIG_KEY, str(error))
 
+    def check(self, archives: Iterable[ListedArchive]) -> None:
+        """Look at archives as deep as was asked for."""
+        for number, listed in enumerate(archives, 1):
+            self.structure(listed)
+            fields = {"archives_done": number, "archive_id": listed.archive_id}
+            self.observer(Event(name="verify.structure", fields=fields))
+        if self.level is not VerifyLevel.STRUCTURE:
+            self.presence()
+        if self.level is VerifyLevel.CONTENT:
+            self.content()
+
     # -- structure --------------------------------------------------------------------------------------------------
 
     def structure(self, listed: ListedArchive) -> None:
@@ -106,6 +121,8 @@ class Verification:
         archive.packs = tuple(self.packs.setdefault(ref.object_id, ref).object_id for ref in manifest.packs)
         archive.indexes = tuple(self.indexes.setdefault(ref.object_id, ref).object_id for ref in manifest.indexes)
         self._same_sizes(archive, manifest)
+        if self.new_only and manifest.parent:
+            self.inherited.update(self._packs_of(manifest.parent))
         found = check_soundness(listed.archive_id, manifest, self.reader, self.repository.writer_key, self.register)
         for unsound in found:
             finding = Finding(code=unsound.error.kind, where=unsound.where, message=str(unsound.error))
@@ -115,6 +132,12 @@ class Verification:
                 archive.findings.append(finding)
             else:
                 self.note(finding.code, finding.where, finding.message)
+
+    def _packs_of(self, archive_id: str) -> list[bytes]:
+        try:
+            return [ref.object_id for ref in self.repository.manifest(archive_id).packs]
+        except WRONG_BYTES:
+            return []  # everything is read, then
 
     def _same_sizes(self, archive: _Archive, manifest: ArchiveManifest) -> None:
         for known, refs in ((self.packs, manifest.packs), (self.indexes, manifest.indexes)):
@@ -174,6 +197,8 @@ class Verification:
 
     def _is_in_sample(self, pack_id: bytes) -> bool:
         sample = self.sample
+        if pack_id in self.inherited:
+            return False
         return sample is None or int.from_bytes(pack_id[:8], "big") % sample.of == sample.part - 1
 
     def _proven(self, proof: PackProof) -> None:
@@ -233,7 +258,7 @@ class Verification:
     def _covered(self) -> Coverage:
         if self.level is not VerifyLevel.CONTENT:
             return Coverage.NONE
-        if self.sample is not None:
+        if self.sample is not None or self.inherited:
             return Coverage.PART
         return Coverage.WHOLE if isinstance(self.repository.keys, ReadKeys) else Coverage.STORED
 
@@ -291,7 +316,8 @@ class Verification:
     def _recorded(self, report: ArchiveVerifyReport, clock: Clock) -> ArchiveVerifyReport:
         """Note the result; what was found is not lost when that fails."""
         noted = report
-        if report.covered is Coverage.STORED:  # the bytes are as they were written; what they hold was not seen
+        if report.covered is Coverage.STORED or (report.covered is Coverage.PART and report.sample is None):
+            # Not everything was read, or what it holds was not seen: nothing that counts as verified.
             noted = attrs.evolve(report, level=VerifyLevel.PRESENCE)
         try:
             record_verification(self.repository.sink, noted, clock=clock)

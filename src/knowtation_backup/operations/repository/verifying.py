@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from ..._checks import checked_member
 from ...contracts import Clock, Observer, ignore_events, utc_now
 from ...errors import BlobNotFoundError
-from ...model.events import Event
 from ...model.reports import Sample, VerifyLevel
 from ...repository.repository import ListedArchive, Repository
 from .catalog import standings
@@ -23,12 +22,13 @@ from .verify_run import Verification
 __all__ = ["verify", "verify_all"]
 
 
-def verify(  # noqa: PLR0913 - the last five have defaults
+def verify(  # noqa: PLR0913 - the last six have defaults
     repository: Repository,
     archive_id: str,
     *,
     level: VerifyLevel = VerifyLevel.CONTENT,
     sample: Sample | None = None,
+    new_only: bool = False,
     record: bool = True,
     observer: Observer = ignore_events,
     clock: Clock = utc_now,
@@ -36,15 +36,26 @@ def verify(  # noqa: PLR0913 - the last five have defaults
     """
     Check one archive; see `verify_all`.
 
+    Args:
+        repository: Open to be read, or to be written only.
+        archive_id: Which.
+        level: How deep to look.
+        sample: Reads only this part of its packs.
+        new_only: Reads only packs that its parent does not name: what its backup stored, to be read back after it.
+        record: Whether to note the result beside it.
+        observer: Told what happens.
+        clock: Dates the report.
+
     Raises:
         BlobNotFoundError: There is no such archive, or it was removed meanwhile, kind ``no_such_archive``.
         NoMatchingKeyError: A pack is what its name says, and sealed to another key than those at hand.
         SinkUnavailableError: The store could not be reached: says nothing about the archive.
         SinkPermissionError: Listing or reading is refused.
     """
-    found = verify_all(
-        repository, [archive_id], level=level, sample=sample, record=record, observer=observer, clock=clock
-    )
+    run = _run(repository, level, sample, observer)
+    run.new_only = new_only
+    run.check(repository.archives([archive_id]))
+    found = run.report(clock, record=record)
     for unverified in found.unverified:
         raise unverified.error
     for report in found.reports:
@@ -89,20 +100,19 @@ def verify_all(  # noqa: PLR0913 - the last five have defaults
         SinkUnavailableError: The store could not be reached: says nothing about the archives.
         SinkPermissionError: Listing or reading is refused.
     """
-    level = checked_member(VerifyLevel, level, "the level")
-    if sample is not None and sample.of == 1:
-        sample = None
-    run = Verification(repository=repository, level=level, sample=sample, observer=observer)
+    run = _run(repository, level, sample, observer)
     run.config()
-    for number, listed in enumerate(_chosen(repository, archive_ids), 1):
-        run.structure(listed)
-        fields = {"archives_done": number, "archive_id": listed.archive_id}
-        observer(Event(name="verify.structure", fields=fields))
-    if level is not VerifyLevel.STRUCTURE:
-        run.presence()
-    if level is VerifyLevel.CONTENT:
-        run.content()
+    run.check(_chosen(repository, archive_ids))
     return run.report(clock, record=record)
+
+
+def _run(repository: Repository, level: VerifyLevel, sample: Sample | None, observer: Observer) -> Verification:
+    return Verification(
+        repository=repository,
+        level=checked_member(VerifyLevel, level, "the level"),
+        sample=None if sample is not None and sample.of == 1 else sample,
+        observer=observer,
+    )
 
 
 def _chosen(repository: Repository, archive_ids: Iterable[str] | None) -> Iterator[ListedArchive]:

@@ -22,16 +22,21 @@ __all__ = [
     "INDEX_PREFIX",
     "PACK_PREFIX",
     "PRUNE_PREFIX",
+    "SIDE_PREFIX",
     "TENANT_PREFIX",
     "access_key",
     "archive_id_at",
     "archive_id_of",
     "archive_key",
     "archive_stamp",
+    "beside_archive",
     "check_named",
     "index_key",
+    "is_prunable",
+    "is_prune_note",
     "object_id",
     "pack_key",
+    "probe_key",
     "prune_key",
     "prune_stamp",
     "tenant_key",
@@ -44,10 +49,15 @@ INDEX_PREFIX: Final = "indexes/"
 ARCHIVE_PREFIX: Final = "archives/"
 TENANT_PREFIX: Final = "tenants/"
 PRUNE_PREFIX: Final = "prune/"
+SIDE_PREFIX: Final = "side/"
 
 _ARCHIVE_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{64})")
 _ARCHIVE_SUFFIX: Final = ".archive"
 _PRUNE: Final = re.compile(r"prune/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{64})\.prune")
+_SIDE: Final = re.compile(rf"side/({_ARCHIVE_ID.pattern})/.+")
+_PRUNABLE: Final = re.compile(
+    r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack|indexes/[0-9a-f]{64}\.index|prune/[0-9a-f]{32}\.probe"
+)
 _NAMED: Final = re.compile(
     r"(?:packs/[0-9a-f]{2}/|indexes/|archives/[0-9]{8}T[0-9]{6}Z-|prune/[0-9]{8}T[0-9]{6}Z-)([0-9a-f]{64})\.[a-z]+"
 )
@@ -100,6 +110,31 @@ def prune_key(at: dt.datetime, note_id: bytes) -> str:
 def prune_stamp(key: str) -> dt.datetime:
     """Return the moment a prune note's name says, to the second, by the clock of the host that wrote it."""
     return _stamp(_PRUNE, key)
+
+
+def is_prune_note(key: str) -> bool:
+    """Whether a key is that of a prune note."""
+    return _PRUNE.fullmatch(key) is not None
+
+
+def probe_key(random_id: bytes) -> str:
+    """Return where an object lies that is written to learn the store's time; 16 random bytes name it."""
+    return f"{PRUNE_PREFIX}{random_id.hex()}.probe"
+
+
+def is_prunable(key: str) -> bool:
+    """
+    Whether a prune may delete an object that no manifest names: a pack, an index, a probe, what lies beside an archive.
+
+    Whoever holds a writer key can write a note that names anything at all.
+    """
+    return _PRUNABLE.fullmatch(key) is not None or beside_archive(key) is not None
+
+
+def beside_archive(key: str) -> str | None:
+    """Return the id of the archive beside which an object lies, a mark for example; `None` when it lies elsewhere."""
+    found = _SIDE.fullmatch(key)
+    return found[1] if found else None
 
 
 def _stamp(pattern: re.Pattern[str], key: str) -> dt.datetime:

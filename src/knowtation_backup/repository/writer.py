@@ -177,7 +177,8 @@ class ArchiveWriter:
         manifest = ArchiveManifest(finished_at=finished_at, parent=parent, **facts, **places)  # type: ignore[arg-type]  # fields by name
         stored = seal_small(FileKind.MANIFEST, self._keys, list(even((manifest.to_bytes(),), MAX_CONTENT_BYTES)))
         archive_id = archive_id_of(manifest.taken_at, stored)
-        took = self._monotonic() - self._began_at
+        # Both clocks: the monotonic one stands still while a machine sleeps, the other one may be set.
+        took = max(self._monotonic() - self._began_at, (finished_at - manifest.started_at).total_seconds())
         if took > self._config.grace_seconds / 2:
             message = (
                 f"the backup took {took:.0f} s, more than half of the repository's grace period of "

@@ -27,6 +27,7 @@ from knowtation_backup.repository import packing
 from knowtation_backup.repository.content import ArchiveReader, ReadRecord
 from knowtation_backup.repository.layout import archive_key, pack_key
 from knowtation_backup.repository.manifest import RecordTables
+from knowtation_backup.repository.notes import NotedObject, PruneNote, put_note
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -251,13 +252,35 @@ def test_what_a_prune_may_delete_is_not_relied_on() -> None:
     key = pack_key(repository.manifest(archive_id).packs[0].object_id)
     replica = empty_replica(repository)
     replica.sink.put(key, [blobs(repository)[key]])  # left by a copy that was interrupted
-    note = f"prune/20260301T000000Z-{'0' * 64}.prune"
-    replica.sink.put(note, [b"names it, perhaps"])
+    moment = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    note = PruneNote(made_at=moment, objects=(NotedObject(key, 1),))
+    note_key = put_note(replica.sink, replica.writer_key, note)
     report = copy(repository, replica)
     assert [item.error.kind for item in report.failed] == ["prune_pending"]
     assert replica.archive_ids() == []
-    replica.sink.delete(note)
+    other = attrs.evolve(note, objects=(NotedObject(pack_key(bytes(32)), 1),))
+    put_note(replica.sink, replica.writer_key, other)
+    replica.sink.delete(note_key)
     assert copy(repository, replica).outcome is Outcome.OK
+
+
+def test_what_an_archive_in_the_trash_needs_is_relied_on_unless_it_is_noted() -> None:
+    repository = filled(days=2)
+    first, second = repository.archive_ids()
+    replica = empty_replica(repository)
+    assert copy(repository, replica, [first]).outcome is Outcome.OK
+    key = next(key for key, _ in repository.manifest(first).objects() if key.startswith("packs/"))
+    assert key in dict(repository.manifest(second).objects())
+    note = PruneNote(made_at=MOMENT, objects=(NotedObject(key, 1),))
+    note_key = put_note(replica.sink, replica.writer_key, note)
+    put_mark(replica.sink, first, MarkVerb.TRASHED)
+    assert [item.error.kind for item in copy(repository, replica, [second]).failed] == ["prune_pending"]
+    put_mark(replica.sink, first, MarkVerb.UNDELETED)
+    assert copy(repository, replica, [second]).outcome is Outcome.OK
+    replica.sink.delete(archive_key(second))
+    put_mark(replica.sink, first, MarkVerb.TRASHED)
+    replica.sink.delete(note_key)
+    assert copy(repository, replica, [second]).outcome is Outcome.OK
 
 
 def test_a_copy_that_takes_long_looks_again_before_it_publishes() -> None:

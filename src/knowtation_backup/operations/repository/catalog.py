@@ -14,7 +14,7 @@ from ...errors import BlobNotFoundError, ConfigurationError
 from ...model.marks import MarkName, Standing
 from ...model.plans import ArchiveInfo, ArchiveState
 from ...model.selection import ArchiveFilter, filter_archives
-from ...repository.layout import INDEX_PREFIX, PACK_PREFIX, archive_key, archive_stamp
+from ...repository.layout import INDEX_PREFIX, PACK_PREFIX, SIDE_PREFIX, archive_key, archive_stamp
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
 from ..catalog import find_archive
@@ -23,7 +23,6 @@ from ..marks import mark_names, read_standing
 
 __all__ = ["find", "is_whole", "list_archives", "live_archives", "resolve", "series_of", "standings", "stored_sizes"]
 
-_SIDE_PREFIX = "side/"
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -130,7 +129,7 @@ def standings(repository: Repository) -> dict[str, Standing]:
 
 def _marks(repository: Repository) -> dict[str, list[MarkName]]:
     names: dict[str, list[MarkName]] = {}
-    for name in mark_names(info.key for info in repository.sink.list(_SIDE_PREFIX)):
+    for name in mark_names(info.key for info in repository.sink.list(SIDE_PREFIX)):
         names.setdefault(name.artifact, []).append(name)
     return names
 

@@ -30,15 +30,16 @@ from ...model.events import Event
 from ...model.marks import MAX_MARK_BYTES
 from ...model.reports import Unverified
 from ...repository.config import MAX_CONFIG_BYTES
-from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, PRUNE_PREFIX, TENANT_PREFIX, archive_key, archive_stamp
+from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, archive_key, archive_stamp
 from ...repository.manifest import ArchiveManifest
+from ...repository.notes import list_notes, read_note
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository, read_config
 from ...repository.storing import MAX_OBJECT_BYTES, get_object, put_object
 from ..backup import ReadBack
 from ..copy import carried_marks
 from ..marks import list_marks, read_standing
-from .catalog import standings, stored_sizes
+from .catalog import live_archives, standings, stored_sizes
 from .copy_reports import LagReport, RepositoryCopyReport
 
 __all__ = ["copy_as_stored", "lag", "replicate", "wanted_archives"]
@@ -218,19 +219,21 @@ class _Run:
         """
         See what the target has.
 
-        What is there now and no prune note of the target speaks of will be there for a grace period. What a note may
-        speak of, since no manifest names it, may go as soon as that prune goes on.
+        What is there now, and in no prune note, will be there for a grace period. What is in one may go as soon as that
+        prune goes on, unless an archive names it that is not in the trash: that one stays for a grace period.
         """
         self.looked_at = self.monotonic()
         self.present = stored_sizes(self.target)
         self.archives = set(self.target.archive_ids())
-        self.doomed = ()
-        if any(True for _ in self.target.sink.list(PRUNE_PREFIX)):
-            named: set[str] = set()
-            for listed in self.target.archives():
-                if listed.manifest is not None:
-                    named.update(key for key, _ in listed.manifest.objects())
-            self.doomed = self.present.keys() - named
+        noted: set[str] = set()
+        for info in list_notes(self.target.sink):
+            with contextlib.suppress(*WRONG_BYTES):  # one that says nothing deletes nothing
+                noted.update(one.key for one in read_note(self.target.sink, self.target.keys, info.key).objects)
+        noted &= self.present.keys()
+        for listed in live_archives(self.target) if noted else ():
+            if listed.manifest is not None:
+                noted.difference_update(key for key, _ in listed.manifest.objects())
+        self.doomed = noted
 
     def archive(self, archive_id: str) -> bool:
         """Copy one archive; return whether it was missing."""

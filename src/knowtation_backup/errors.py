@@ -17,6 +17,7 @@ __all__ = [
     "ConfigurationError",
     "DecryptionError",
     "DigestMismatchError",
+    "ErasedTenantError",
     "ExportError",
     "IntegrityError",
     "InternalError",
@@ -214,6 +215,12 @@ class NoMatchingKeyError(DecryptionError):
     """None of the keys at hand is the one these bytes were sealed with."""
 
     default_kind = "no_matching_key"
+
+
+class ErasedTenantError(DecryptionError):
+    """The key of a tenant was destroyed, so that nobody can open its records any more: that is no damage."""
+
+    default_kind = "tenant_erased"
 
 
 class TamperedError(DecryptionError):

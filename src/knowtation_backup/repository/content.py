@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final
 
@@ -16,15 +16,16 @@ import attrs
 
 from .._engine.ahead import map_ahead
 from ..contracts import ArchiveSink
-from ..errors import IntegrityError, TruncatedError
+from ..errors import ErasedTenantError, IntegrityError, TruncatedError
 from ..model.sections import PAGE_BYTES
 from .folding import FoldedRecord, Spots, StoredRun, fold_ids, fold_records, fold_spots
-from .frames import HEAD_LIMIT_BYTES, FileHead, FileKind, content_of, parse_head
+from .frames import HEAD_LIMIT_BYTES, FileHead, FileKind, parse_head
 from .keys import ID_BYTES, ReadKeys, WriterKey
 from .layout import pack_key
 from .manifest import ArchiveManifest, FileTable, ImageTables, RecordTables
 from .reading import IndexReader
 from .tables import SEGMENT_PAGES, FrameRef
+from .tenants import TenantOpener
 
 __all__ = ["ArchiveReader", "FrameReader", "ImagePart", "ReadRecord"]
 
@@ -65,11 +66,13 @@ class FrameReader:
     Args:
         sink: Where the packs are.
         keys: What opens them.
+        tenant_sink: Where keys of tenants are; `None`: with the packs.
     """
 
-    def __init__(self, sink: ArchiveSink, keys: ReadKeys) -> None:
+    def __init__(self, sink: ArchiveSink, keys: ReadKeys, *, tenant_sink: ArchiveSink | None = None) -> None:
         self._sink = sink
         self._keys = keys
+        self._tenants = TenantOpener(tenant_sink or sink, keys)
         self._lock = threading.Lock()
         self._heads: OrderedDict[bytes, FileHead] = OrderedDict()
 
@@ -88,9 +91,11 @@ class FrameReader:
                     self._heads.popitem(last=False)
         return found
 
-    def contents(self, frames: Sequence[FrameRef]) -> list[bytes]:
+    def contents(self, frames: Sequence[FrameRef]) -> list[bytes | ErasedTenantError]:
         """
         Return the contents of frames of one pack, in ascending order of their offsets, with one request.
+
+        Of a frame that is sealed to an erased tenant, the error is returned that opening it gives.
 
         Raises:
             BlobNotFoundError: The pack is not there.
@@ -105,24 +110,28 @@ class FrameReader:
             message = f"pack {first.pack_id.hex()} ends at byte {start + len(data)}, before a frame it should hold"
             raise TruncatedError(message, kind="truncated", hint="repair it from a replica")
         head = self.head(first.pack_id, bytes(data[:HEAD_LIMIT_BYTES]) if start == 0 else None)
-        return [
-            _opened(head, frame, data[frame.offset - start : frame.offset - start + frame.length]) for frame in frames
-        ]
+        found: list[bytes | ErasedTenantError] = []
+        for frame in frames:
+            at = frame.offset - start
+            try:
+                found.append(self._opened(head, frame, data[at : at + frame.length]))
+            except ErasedTenantError as error:
+                found.append(error)
+        return found
 
     def opened(self, frame: FrameRef, pack: memoryview) -> bytes:
-        """Return the content of a frame of a pack that was read whole; raises as `contents`."""
+        """Return the content of a frame of a pack that was read whole; raises as `contents`, or `ErasedTenantError`."""
         end = frame.offset + frame.length
         if end > len(pack):
             message = f"pack {frame.pack_id.hex()} ends at byte {len(pack)}, before a frame it should hold"
             raise TruncatedError(message, kind="truncated", hint="repair it from a replica")
-        return _opened(self.head(frame.pack_id, bytes(pack[:HEAD_LIMIT_BYTES])), frame, pack[frame.offset : end])
+        return self._opened(self.head(frame.pack_id, bytes(pack[:HEAD_LIMIT_BYTES])), frame, pack[frame.offset : end])
 
-
-def _opened(head: FileHead, frame: FrameRef, stored: memoryview) -> bytes:
-    if int.from_bytes(stored[:4], "big") != frame.length - 4:
-        message = f"pack {frame.pack_id.hex()} has no frame of {frame.length} bytes at {frame.offset}"
-        raise IntegrityError(message, kind="bad_object", hint="repair it from a replica")
-    return content_of(head.open(frame.number, stored[4:]))
+    def _opened(self, head: FileHead, frame: FrameRef, stored: memoryview) -> bytes:
+        if int.from_bytes(stored[:4], "big") != frame.length - 4:
+            message = f"pack {frame.pack_id.hex()} has no frame of {frame.length} bytes at {frame.offset}"
+            raise IntegrityError(message, kind="bad_object", hint="repair it from a replica")
+        return self._tenants.content_of(head.open(frame.number, stored[4:]), head)
 
 
 def fetch_groups(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
@@ -161,13 +170,19 @@ class _Supply:
     def __init__(self, reader: FrameReader, order: Iterable[FrameRef], *, workers: int) -> None:
         self._reader = reader
         self._opened = map_ahead(self._open, fetch_groups(order), workers=workers)
-        self._kept: OrderedDict[FrameRef, bytes] = OrderedDict()
+        self._kept: OrderedDict[FrameRef, bytes | ErasedTenantError] = OrderedDict()
         self._kept_bytes = 0
 
-    def _open(self, group: list[FrameRef]) -> list[tuple[FrameRef, bytes]]:
+    def _open(self, group: list[FrameRef]) -> list[tuple[FrameRef, bytes | ErasedTenantError]]:
         return list(zip(group, self._reader.contents(group), strict=True))
 
     def get(self, frame: FrameRef) -> bytes:
+        found = self._find(frame)
+        if isinstance(found, ErasedTenantError):
+            raise found
+        return found
+
+    def _find(self, frame: FrameRef) -> bytes | ErasedTenantError:
         found = self._kept.get(frame)
         if found is not None:
             self._kept.move_to_end(frame)
@@ -182,15 +197,19 @@ class _Supply:
         self._keep(frame, content)
         return content
 
-    def _keep(self, frame: FrameRef, content: bytes) -> None:
+    def _keep(self, frame: FrameRef, content: bytes | ErasedTenantError) -> None:
         self._kept[frame] = content
-        self._kept_bytes += len(content)
+        self._kept_bytes += _size(content)
         while self._kept_bytes > _CACHED_BYTES and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= len(dropped)
+            self._kept_bytes -= _size(dropped)
 
     def close(self) -> None:
         self._opened.close()
+
+
+def _size(content: bytes | ErasedTenantError) -> int:
+    return len(content) if isinstance(content, bytes) else 0
 
 
 class ArchiveReader:
@@ -203,7 +222,9 @@ class ArchiveReader:
         sink: Where the repository is.
         keys: What opens content.
         manifest: Of the archive.
-        reader: Shared with readers of other archives, so that indexes are read once.
+        indexes: Shared with readers of other archives, so that indexes are read once.
+        frames: Same, of heads of packs and keys of tenants.
+        tenant_sink: Where keys of tenants are; `None`: with everything else. Of no use beside *frames*.
         workers: Threads that open frames.
     """
 
@@ -215,13 +236,14 @@ class ArchiveReader:
         *,
         indexes: IndexReader | None = None,
         frames: FrameReader | None = None,
+        tenant_sink: ArchiveSink | None = None,
         workers: int = _WORKERS,
     ) -> None:
         self._keys = keys
         self._ids: WriterKey = keys.writer_key
         self._manifest = manifest
         self._indexes = indexes or IndexReader(sink, keys)
-        self._frames = frames or FrameReader(sink, keys)
+        self._frames = frames or FrameReader(sink, keys, tenant_sink=tenant_sink)
         self._workers = workers
 
     # -- images -----------------------------------------------------------------------------------------------------
@@ -321,7 +343,13 @@ class ArchiveReader:
 
     # -- records ----------------------------------------------------------------------------------------------------
 
-    def records(self, tables: RecordTables, *, owner: bytes | None = None) -> Generator[list[ReadRecord], None, None]:
+    def records(
+        self,
+        tables: RecordTables,
+        *,
+        owner: bytes | None = None,
+        on_erased: Callable[[bytes, int], None] | None = None,
+    ) -> Generator[list[ReadRecord], None, None]:
         """
         Yield all records, those of one owner in a list of their own, each compared with its id.
 
@@ -330,8 +358,11 @@ class ArchiveReader:
         Args:
             tables: Which.
             owner: Only this one's; without the root being compared.
+            on_erased: Told of each owner of whom records are left out because its key was destroyed: the 8 bytes its
+                records' keys begin with, and how many they are. `None`: that is an error, once all others were yielded.
 
         Raises:
+            ErasedTenantError: An owner's key was destroyed, and nobody asked to be told.
             IntegrityError: A record is not what it was, or some are missing: ``record_changed``, ``root_changed``.
         """
         wanted = self._ids.owner_key(owner) if owner is not None else None
@@ -348,11 +379,20 @@ class ArchiveReader:
         order = dict.fromkeys(record.frame for group in groups for _, record in group)
         supply = _Supply(self._frames, order, workers=self._workers)
         cut = _Cut()
+        erased: list[ErasedTenantError] = []
         try:
             for group in groups:
-                yield [self._record(key, record, supply, cut, tables.name) for key, record in group]
+                before = len(erased)
+                read = (self._record(key, record, supply, cut, tables.name, erased) for key, record in group)
+                if there := [record for record in read if record is not None]:
+                    yield there
+                if on_erased is not None and len(erased) > before:
+                    on_erased(group[0][0][:8], len(erased) - before)
+                    erased.clear()
         finally:
             supply.close()
+        if erased:
+            raise erased[0]
 
     def record_places(self, tables: RecordTables, owner_key: bytes | None = None) -> dict[bytes, FoldedRecord]:
         """Return where each record lies, by key; of one owner only, if *owner_key* is given."""
@@ -375,8 +415,20 @@ class ArchiveReader:
             message = f"the tables of {tables.name} give other records than were backed up"
             raise IntegrityError(message, kind="root_changed", section=tables.name)
 
-    def _record(self, key: bytes, record: FoldedRecord, supply: _Supply, cut: _Cut, name: str) -> ReadRecord:
-        values = cut.values(record.frame, supply.get(record.frame))
+    def _record(  # noqa: PLR0913, PLR0917 - of one place
+        self,
+        key: bytes,
+        record: FoldedRecord,
+        supply: _Supply,
+        cut: _Cut,
+        name: str,
+        erased: list[ErasedTenantError],
+    ) -> ReadRecord | None:
+        try:
+            values = cut.values(record.frame, supply.get(record.frame))
+        except ErasedTenantError as error:
+            erased.append(error)
+            return None
         value = values[record.slot] if record.slot < len(values) else b""
         if self._ids.record_id(key, value) != record.record_id:
             message = f"a record of {name} is not what was backed up"

@@ -35,6 +35,7 @@ __all__ = [
     "DraftTable",
     "IndexWriter",
     "inherited",
+    "inherited_tables",
     "place_sections",
 ]
 
@@ -76,6 +77,8 @@ class DraftRecords:
     root: bytes
     bits: int
     segments: Sequence[DraftSegment]
+    tenants: Sequence[DraftTable] = ()
+    """Public keys of tenants."""
 
 
 @attrs.define(eq=False)
@@ -103,8 +106,13 @@ DraftSection: TypeAlias = DraftImage | DraftRecords | DraftFile
 
 def inherited(manifest: ArchiveManifest, segment: SegmentTables) -> DraftSegment:
     """Return a segment as its archive has it."""
-    tables = tuple(DraftTable(manifest.indexes[ref.index].object_id, ref.frame) for ref in segment.tables)
+    tables = inherited_tables(manifest, segment.tables)
     return DraftSegment(tables, frozenset(manifest.packs[place].object_id for place in segment.packs))
+
+
+def inherited_tables(manifest: ArchiveManifest, tables: Iterable[TableRef]) -> tuple[DraftTable, ...]:
+    """Return tables as their archive has them."""
+    return tuple(DraftTable(manifest.indexes[ref.index].object_id, ref.frame) for ref in tables)
 
 
 class IndexWriter:
@@ -179,10 +187,13 @@ def place_sections(
     """
     pack_places, index_places = _Places(packs), _Places(indexes)
 
+    def tables(drafts: Iterable[DraftTable]) -> tuple[TableRef, ...]:
+        return tuple(TableRef(index_places.of(table.index_id), table.frame) for table in drafts)
+
     def segments(drafts: Sequence[DraftSegment]) -> tuple[SegmentTables, ...]:
         return tuple(
             SegmentTables(
-                tuple(TableRef(index_places.of(table.index_id), table.frame) for table in draft.tables),
+                tables(draft.tables),
                 tuple(pack_places.of(pack) for pack in sorted(draft.packs)),
             )
             for draft in drafts
@@ -205,6 +216,7 @@ def place_sections(
                     root=draft.root,
                     bits=draft.bits,
                     segments=segments(draft.segments),
+                    tenants=tables(draft.tenants),
                 )
             case DraftFile():
                 pieces = tuple(

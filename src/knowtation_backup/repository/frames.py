@@ -82,6 +82,8 @@ class FileHead:
 
     stored: bytes
     """As it lies in the store, before the first frame."""
+    bound: bytes = attrs.field(repr=False)
+    """What everything sealed in this file is bound to: format, repository, kind and generation."""
     _cipher: AESGCM = attrs.field(repr=False)
 
     @classmethod
@@ -98,7 +100,7 @@ class FileHead:
             material = secrets.token_bytes(_FILE_KEY_BYTES)
             file_key = _derive(keys.index_key, material, bound)
         stored = head + len(material).to_bytes(2, "big") + material
-        return cls(stored=stored, cipher=AESGCM(file_key))
+        return cls(stored=stored, bound=bound, cipher=AESGCM(file_key))
 
     def seal(self, number: int, body: bytes, *, last: bool) -> bytes:
         """Return frame *number* with its length: *body* is the marker byte and the content, see `Compressor`."""
@@ -164,7 +166,7 @@ def parse_head(kind: FileKind, data: bytes | memoryview, keys: ReadKeys | Writer
         file_key = _derive(keys.index_key, material, bound)
     else:
         raise IntegrityError(f"an object is sealed in an unknown way ({view[5]})", kind="bad_object")
-    return FileHead(stored=bytes(view[: _HEAD_BYTES + size]), cipher=AESGCM(file_key))
+    return FileHead(stored=bytes(view[: _HEAD_BYTES + size]), bound=bound, cipher=AESGCM(file_key))
 
 
 HEAD_LIMIT_BYTES: Final = _HEAD_BYTES + _MAX_MATERIAL_BYTES
@@ -255,16 +257,16 @@ class Compressor:
         )
         self._local = threading.local()
 
-    def body(self, content: bytes, prefix: bytes = b"") -> bytes:
-        """Return marker byte, *prefix* and the content, compressed where that makes it smaller."""
+    def body(self, content: bytes) -> bytes:
+        """Return marker byte and the content, compressed where that makes it smaller."""
         compressor: zstandard.ZstdCompressor | None = getattr(self._local, "compressor", None)
         if compressor is None:
             compressor = zstandard.ZstdCompressor(compression_params=self._parameters)
             self._local.compressor = compressor
         packed = compressor.compress(content)
         if len(packed) < len(content):
-            return b"%c%b%b" % (_ZSTD, prefix, packed)
-        return b"%c%b%b" % (_PLAIN, prefix, content)
+            return b"%c%b" % (_ZSTD, packed)
+        return b"%c%b" % (_PLAIN, content)
 
 
 _decompressors = threading.local()

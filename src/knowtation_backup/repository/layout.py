@@ -1,8 +1,9 @@
 """
 Where the objects of a repository lie on a sink, and what their names say.
 
-Names of packs, indexes, manifests, tenant keys and prune notes contain the SHA-256 of the stored bytes, so that what
-is stored under a name can be checked without a key, and writing an object twice is harmless.
+Names of packs, indexes, manifests and prune notes contain the SHA-256 of the stored bytes, so that what is stored under
+a name can be checked without a key, and writing an object twice is harmless. The name of a tenant's key contains a hash
+of its public half.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ __all__ = [
     "prune_key",
     "prune_stamp",
     "tenant_key",
+    "tenant_key_at",
+    "tenant_key_id",
+    "tenant_key_named",
 ]
 
 CONFIG_KEY: Final = "repository.json"
@@ -58,6 +62,7 @@ _SIDE: Final = re.compile(rf"side/({_ARCHIVE_ID.pattern})/.+")
 _PRUNABLE: Final = re.compile(
     r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack|indexes/[0-9a-f]{64}\.index|prune/[0-9a-f]{32}\.probe"
 )
+_TENANT: Final = re.compile(r"tenants/([0-9a-f]{32})-([0-9a-f]{16})\.tenant")
 _NAMED: Final = re.compile(
     r"(?:packs/[0-9a-f]{2}/|indexes/|archives/[0-9]{8}T[0-9]{6}Z-|prune/[0-9]{8}T[0-9]{6}Z-)([0-9a-f]{64})\.[a-z]+"
 )
@@ -151,7 +156,23 @@ def access_key(random_id: bytes) -> str:
 
 def tenant_key(tenant_id: bytes, public_key: bytes) -> str:
     """Return where the private key of a tenant lies."""
-    return f"{TENANT_PREFIX}{tenant_id.hex()}-{hashlib.sha256(public_key).hexdigest()[:16]}.tenant"
+    return tenant_key_at(tenant_id, tenant_key_id(public_key))
+
+
+def tenant_key_id(public_key: bytes) -> bytes:
+    """Return the 8 bytes that name a key of a tenant."""
+    return hashlib.sha256(public_key).digest()[:8]
+
+
+def tenant_key_at(tenant_id: bytes, key_id: bytes) -> str:
+    """Return where the private key of a tenant lies, by the id of the key."""
+    return f"{TENANT_PREFIX}{tenant_id.hex()}-{key_id.hex()}.tenant"
+
+
+def tenant_key_named(key: str) -> tuple[bytes, bytes] | None:
+    """Return ids of tenant and key that the name of a tenant's key says; `None` when it is no such name."""
+    found = _TENANT.fullmatch(key)
+    return (bytes.fromhex(found[1]), bytes.fromhex(found[2])) if found else None
 
 
 def check_named(key: str, stored: bytes) -> None:

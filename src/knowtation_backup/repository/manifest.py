@@ -13,7 +13,8 @@ Fields, beside format and version:
 
     - ``image``: ``size_bytes``, ``root``, and ``segments``: for each, the tables it is made of as pairs ``[index,
       frame]`` (the ids follow in the next frame), and the packs its pages lie in
-    - ``records``: ``count``, ``root``, ``bits``, and ``segments`` as above (a table is one frame)
+    - ``records``: ``count``, ``root``, ``bits``, and ``segments`` as above (a table is one frame); and when tenants
+      have keys of their own ``tenants``: the tables of their public keys, as such pairs
     - ``file``: ``size_bytes``, and ``pieces`` as ``[id, pack, frame, offset, length, size in bytes]``
 
     where index and pack are places in the lists above.
@@ -101,6 +102,8 @@ class RecordTables:
     root: bytes
     bits: int
     segments: tuple[SegmentTables, ...] = attrs.field(repr=False)
+    tenants: tuple[TableRef, ...] = attrs.field(default=(), repr=False)
+    """Where the public keys of tenants are; of two tables that name one, the later holds."""
 
     kind = SectionKind.RECORDS
 
@@ -241,6 +244,7 @@ class ArchiveManifest:
             else:
                 found = [pack for segment in section.segments for pack in segment.packs]
                 tables = [table for segment in section.segments for table in segment.tables]
+                tables += section.tenants if isinstance(section, RecordTables) else ()
             if any(not 0 <= pack < packs for pack in found) or any(not 0 <= ref.index < indexes for ref in tables):
                 raise ManifestError(f"section {section.name} of a manifest lies in objects the manifest does not name")
 
@@ -273,6 +277,8 @@ def _section_json(section: SectionTables) -> dict[str, Any]:
     value |= {"root": section.root.hex(), "segments": segments}
     if isinstance(section, ImageTables):
         return value | {"size_bytes": section.size_bytes}
+    if section.tenants:
+        value["tenants"] = [[ref.index, ref.frame] for ref in section.tenants]
     return value | {"count": section.count, "bits": section.bits}
 
 
@@ -284,7 +290,7 @@ def _section(value: Any) -> SectionTables:
         return FileTable(name=name, size_bytes=_number(value["size_bytes"]), pieces=pieces)
     segments = tuple(
         SegmentTables(
-            tuple(TableRef(_number(index), _number(frame)) for index, frame in tables),
+            tuple(map(_table_ref, tables)),
             tuple(map(_number, packs)),
         )
         for tables, packs in value["segments"]
@@ -298,7 +304,13 @@ def _section(value: Any) -> SectionTables:
         root=root,
         bits=_number(value["bits"], _MAX_BITS),
         segments=segments,
+        tenants=tuple(map(_table_ref, value.get("tenants", ()))),
     )
+
+
+def _table_ref(value: Any) -> TableRef:
+    index, frame = value
+    return TableRef(_number(index), _number(frame))
 
 
 def _piece(value: Any) -> FilePiece:

@@ -21,6 +21,7 @@ from .layout import object_id, pack_key
 from .manifest import ObjectRef
 from .storing import put_object
 from .tables import FrameRef
+from .tenants import TenantSealer, store_keys
 
 __all__ = ["PACK_BYTES", "Job", "Packer"]
 
@@ -37,11 +38,13 @@ class Job:
     Args:
         content: Parts of the plain content, joined by a worker; empty for a mark.
         items: Pages or records in it.
+        tenant: Seals the content before the pack does; its key is stored before the pack.
         settled: Called in the consumer's thread, in order, once everything up to here is stored.
     """
 
     content: list[bytes | memoryview] = attrs.field(factory=list, repr=False)
     items: int = 0
+    tenant: TenantSealer | None = None
     settled: Callable[[FrameRef | None], None] | None = None
     head: FileHead | None = attrs.field(default=None, init=False)
     """Head, number and last are the packer's: where the frame comes to lie."""
@@ -110,11 +113,14 @@ class Packer:
         job.content = []
         body = self._compressor.body(content)
         del content
+        if job.tenant is not None:
+            body = job.tenant.seal(body, head)
         return job, head.seal_parts(job.number, body, last=job.last)
 
     def _put(self, pack: _Pack) -> tuple[_Pack, ObjectRef | None]:
         if not pack.parts:
             return pack, None
+        store_keys(job.tenant for job, _, _ in pack.jobs)
         parts, pack.parts = pack.parts, []
         pack_id = object_id(*parts)
         put_object(self._sink, pack_key(pack_id), *parts)

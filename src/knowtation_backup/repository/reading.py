@@ -12,9 +12,9 @@ from ..errors import IntegrityError
 from .frames import FileKind, open_file
 from .keys import ReadKeys, WriterKey
 from .layout import archive_key, index_key
-from .manifest import ArchiveManifest, SegmentTables
+from .manifest import ArchiveManifest, RecordTables, SegmentTables
 from .storing import get_object
-from .tables import PageTable, RecordTable
+from .tables import PageTable, RecordTable, TenantTable
 
 __all__ = ["IndexReader", "read_archive_manifest"]
 
@@ -65,6 +65,17 @@ class IndexReader:
     def record_table(self, index_id: bytes, frame: int) -> RecordTable:
         """Return the table of records in a frame of an index."""
         return RecordTable.from_bytes(_frame(self._frames(index_id), frame))
+
+    def tenants(self, manifest: ArchiveManifest, tables: RecordTables) -> dict[bytes, bytes]:
+        """Return the public key of every tenant that has one, by the id of the tenant."""
+        found: dict[bytes, bytes] = {}
+        for ref in tables.tenants:
+            found.update(self.tenant_table(manifest.indexes[ref.index].object_id, ref.frame).keys)
+        return found
+
+    def tenant_table(self, index_id: bytes, frame: int) -> TenantTable:
+        """Return the table of tenants in a frame of an index."""
+        return TenantTable.from_bytes(_frame(self._frames(index_id), frame))
 
     def _frames(self, index_id: bytes) -> list[bytes]:
         with self._lock:

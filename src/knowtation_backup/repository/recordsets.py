@@ -13,14 +13,16 @@ import attrs
 
 from ..errors import ExportError
 from ..model.sections import RecordSection
-from .drafts import DraftRecords, DraftSegment, IndexWriter, inherited
+from .drafts import DraftRecords, DraftSegment, DraftTable, IndexWriter, inherited, inherited_tables
 from .folding import FoldedRecord, fold_records
 from .frames import MAX_CONTENT_BYTES
 from .keys import ID_BYTES, WriterKey
 from .manifest import ArchiveManifest, RecordTables
+from .owners import SectionOwners
 from .packing import Job
 from .reading import IndexReader
 from .tables import NOWHERE, FrameRef, RecordTable
+from .tenants import TenantSealers
 
 __all__ = ["ParentRecords", "RecordsWriter", "records_head"]
 
@@ -39,6 +41,10 @@ class ParentRecords:
     manifest: ArchiveManifest
     tables: RecordTables
     reader: IndexReader
+
+    def tenants(self) -> tuple[dict[bytes, bytes], tuple[DraftTable, ...]]:
+        """Return the public keys of tenants, and the tables they are in."""
+        return self.reader.tenants(self.manifest, self.tables), inherited_tables(self.manifest, self.tables.tenants)
 
 
 def records_head(values: list[bytes]) -> bytes:
@@ -77,6 +83,7 @@ class RecordsWriter:
         indexes: Takes the tables.
         parent: What to compare with; `None` stores every record.
         max_chain: Most tables of one segment.
+        sealers: Keys of tenants; `None`: they have none.
         finished: Takes the result, once everything is stored.
     """
 
@@ -88,6 +95,7 @@ class RecordsWriter:
         indexes: IndexWriter,
         parent: ParentRecords | None,
         max_chain: int,
+        sealers: TenantSealers | None = None,
         finished: Callable[[DraftRecords], None],
     ) -> None:
         self._section = section
@@ -101,6 +109,8 @@ class RecordsWriter:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._frame = _Waiting()
+        known, chain = parent.tenants() if parent is not None else ({}, ())
+        self._owners = SectionOwners(keys, sealers, known, chain)
         self.stored_records = 0
         self.stored_bytes = 0
         self.gone_records = 0
@@ -113,45 +123,54 @@ class RecordsWriter:
             ExportError: Two records have one owner and name, or one is larger than a frame, ``record_too_large``.
         """
         known = self._known_ids()
-        ids, new, keys = self._ids, self._new, self._keys
+        ids, keys, owners = self._ids, self._keys, self._owners
         owner: bytes | None = None
-        owner_key = b""
+        owner_key, usable = b"", True
         for batch in self._section.batches:
             for record in batch:
                 if record.owner != owner:
+                    if owners.apart and self._waiting:
+                        yield self._job()
                     owner = record.owner
                     owner_key = keys.owner_key(owner)
+                    usable = owners.enter(owner)
                 key = owner_key + keys.name_key(record.owner, record.name)
                 record_id = keys.record_id(key, record.value)
                 if key in ids:
                     message = f"{self._section.name} holds two records of one owner and name"
                     raise ExportError(message, kind="duplicate_record")
                 ids[key] = record_id
-                if known.get(key) == record_id:
+                if usable and known.get(key) == record_id:
                     continue
-                size = len(record.value)
-                if self._waiting and self._waiting_bytes + size > _MAX_VALUE_BYTES:
+                if self._waiting and self._waiting_bytes + len(record.value) > _MAX_VALUE_BYTES:
                     yield self._job()
-                if size > _MAX_VALUE_BYTES:
-                    message = (
-                        f"a record of {self._section.name} has {size} bytes; a repository takes {_MAX_VALUE_BYTES}"
-                    )
-                    raise ExportError(message, kind="record_too_large", hint="store it as a file", size_bytes=size)
-                new[key] = _New(record_id, self._frame, len(self._waiting))
-                self._waiting.append(record.value)
-                self._waiting_bytes += size
+                self._take(key, record_id, record.value)
                 if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
                     yield self._job()
         if self._waiting:
             yield self._job()
-        self.stored_records = len(new)
+        self.stored_records = len(self._new)
         self.gone_records = len(known.keys() - ids.keys())
         yield Job(settled=lambda _frame: self._finish(known))
+
+    def _take(self, key: bytes, record_id: bytes, value: bytes) -> None:
+        size = len(value)
+        if size > _MAX_VALUE_BYTES:
+            message = f"a record of {self._section.name} has {size} bytes; a repository takes {_MAX_VALUE_BYTES}"
+            raise ExportError(message, kind="record_too_large", hint="store it as a file", size_bytes=size)
+        self._new[key] = _New(record_id, self._frame, len(self._waiting))
+        self._waiting.append(value)
+        self._waiting_bytes += size
 
     def _job(self) -> Job:
         values = self._waiting
         self.stored_bytes += self._waiting_bytes
-        job = Job(content=[records_head(values), *values], items=len(values), settled=self._frame.stored)
+        job = Job(
+            content=[records_head(values), *values],
+            items=len(values),
+            tenant=self._owners.sealer(),
+            settled=self._frame.stored,
+        )
         self._waiting, self._waiting_bytes, self._frame = [], 0, _Waiting()
         return job
 
@@ -198,6 +217,7 @@ class RecordsWriter:
                 root=root.digest(),
                 bits=bits,
                 segments=drafts,
+                tenants=self._owners.tables(self._indexes, self._max_chain),
             )
         )
 

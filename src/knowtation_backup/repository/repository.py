@@ -57,11 +57,13 @@ class Repository:
     sink: ArchiveSink
     keys: ReadKeys | WriterKey = attrs.field(repr=False)
     config: RepositoryConfig
+    tenants_at: ArchiveSink | None = None
+    """Where the keys of tenants are, when that is another place than `sink`."""
     parallel_reads: int = attrs.field(default=8, validator=whole_number(1))
     """Manifests read at once."""
 
     @classmethod
-    def create(  # noqa: PLR0913 - the last five have defaults
+    def create(  # noqa: PLR0913 - the last six have defaults
         cls,
         sink: ArchiveSink,
         *,
@@ -71,6 +73,7 @@ class Repository:
         max_chain: int = MAX_CHAIN,
         tenant_keys: bool = False,
         kdf: Argon2Parameters | None = None,
+        tenant_sink: ArchiveSink | None = None,
     ) -> Repository:
         """
         Make a repository with new secrets, which each of the recipients can open from now on.
@@ -86,6 +89,8 @@ class Repository:
             max_chain: Same.
             tenant_keys: Same.
             kdf: What passphrases cost to try; `None` means the defaults of KTB2.
+            tenant_sink: Where keys of tenants go, one that allows deleting; `None`: with everything else. Must be given
+                whenever the repository is opened.
 
         Raises:
             RepositoryExistsError: There is one already; nothing was written.
@@ -104,16 +109,23 @@ class Repository:
             raise _exists(sink)
         for recipient in recipients:
             put_access(sink, keys, recipient, kdf=kdf)
-        return cls.create_with(sink, keys, config)
+        return cls.create_with(sink, keys, config, tenant_sink=tenant_sink)
 
     @classmethod
-    def open(cls, sink: ArchiveSink, keys: WriterKey | OpeningKey | Iterable[OpeningKey]) -> Repository:
+    def open(
+        cls,
+        sink: ArchiveSink,
+        keys: WriterKey | OpeningKey | Iterable[OpeningKey],
+        *,
+        tenant_sink: ArchiveSink | None = None,
+    ) -> Repository:
         """
         Open a repository: to be read and written with the key of a recipient, to be written only with a writer key.
 
         Args:
             sink: Where it is.
             keys: One or several; of several access files that open, the newest is taken.
+            tenant_sink: See `create`.
 
         Raises:
             RepositoryNotFoundError: There is none.
@@ -124,13 +136,16 @@ class Repository:
             IntegrityError: They are damaged.
         """
         if isinstance(keys, WriterKey):
-            return cls.open_with(sink, keys)
+            return cls.open_with(sink, keys, tenant_sink=tenant_sink)
         opening = opening_keys(keys)
         config = read_config(sink)
-        return cls(sink=sink, keys=open_access(sink, opening, config.repository_id), config=config)
+        secrets = open_access(sink, opening, config.repository_id)
+        return cls(sink=sink, keys=secrets, config=config, tenants_at=tenant_sink)
 
     @classmethod
-    def create_with(cls, sink: ArchiveSink, keys: ReadKeys, config: RepositoryConfig) -> Repository:
+    def create_with(
+        cls, sink: ArchiveSink, keys: ReadKeys, config: RepositoryConfig, *, tenant_sink: ArchiveSink | None = None
+    ) -> Repository:
         """
         Make a repository whose secrets are at hand; nothing keeps them but the caller. See `create`.
 
@@ -145,10 +160,12 @@ class Repository:
         except BlobExistsError:  # perhaps ours, of an attempt whose answer was lost
             if b"".join(sink.read(CONFIG_KEY, size_bytes=MAX_CONFIG_BYTES)) != config.to_bytes():
                 raise _exists(sink) from None
-        return cls(sink=sink, keys=keys, config=config)
+        return cls(sink=sink, keys=keys, config=config, tenants_at=tenant_sink)
 
     @classmethod
-    def open_with(cls, sink: ArchiveSink, keys: ReadKeys | WriterKey) -> Repository:
+    def open_with(
+        cls, sink: ArchiveSink, keys: ReadKeys | WriterKey, *, tenant_sink: ArchiveSink | None = None
+    ) -> Repository:
         """
         Open a repository with its secrets, or with a writer key.
 
@@ -161,7 +178,12 @@ class Repository:
         if config.repository_id != keys.repository_id:
             message = f"the keys are not those of the repository in {sink.location}"
             raise ConfigurationError(message, kind="wrong_repository")
-        return cls(sink=sink, keys=keys, config=config)
+        return cls(sink=sink, keys=keys, config=config, tenants_at=tenant_sink)
+
+    @property
+    def tenant_sink(self) -> ArchiveSink:
+        """Where the keys of tenants are."""
+        return self.tenants_at if self.tenants_at is not None else self.sink
 
     @property
     def writer_key(self) -> WriterKey:

@@ -118,6 +118,7 @@ class _Check:
             message = f"{tables.name} has {len(tables.segments)} segments instead of {1 << tables.bits}"
             yield self._disagrees(tables.name, message, "bad_table")
             return
+        yield from self._tenants(tables)
         root = self._keys.digest(b"records")
         count = 0
         whole = True
@@ -133,6 +134,15 @@ class _Check:
         if whole and (count != tables.count or root.digest() != tables.root):
             message = f"the tables of {tables.name} give other records than were backed up"
             yield self._disagrees(tables.name, message, "root_changed")
+
+    def _tenants(self, tables: RecordTables) -> Iterator[Unsound]:
+        """Try the tables of public keys: those who write need them, those who read do not."""
+        for ref in tables.tenants:
+            index_id = self._manifest.indexes[ref.index].object_id
+            try:
+                self._reader.tenant_table(index_id, ref.frame)
+            except WRONG_BYTES as error:
+                yield Unsound(index_key(index_id), error, "")
 
     def _tables(
         self, segment: SegmentTables, kind: SectionKind, read: Callable[[bytes, int], _Table]

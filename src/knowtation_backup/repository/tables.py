@@ -8,7 +8,7 @@ compromised writer has: everything is checked before it is used.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -26,6 +26,7 @@ __all__ = [
     "FrameRef",
     "PageTable",
     "RecordTable",
+    "TenantTable",
 ]
 
 SEGMENT_PAGES: Final = 1 << 16
@@ -34,6 +35,7 @@ NOWHERE: Final = 0xFFFFFFFF
 """Position of a page that is all zeros, and of a record that is gone."""
 RECORD_KEY_BYTES: Final = 24
 _OBJECT_ID_BYTES: Final = 32
+_PUBLIC_BYTES: Final = 32
 _FRAME_COLUMNS: Final = 5
 _MAX_PAGES: Final = MAX_CONTENT_BYTES // PAGE_BYTES
 _MAX_RECORDS: Final = MAX_CONTENT_BYTES // 4
@@ -201,6 +203,40 @@ class RecordTable:
                 known.pop(key, None)
             else:
                 known[key] = ids[ID_BYTES * number : ID_BYTES * (number + 1)]
+
+
+@attrs.frozen(eq=False)
+class TenantTable:
+    """Public keys of tenants, sorted by their ids."""
+
+    keys: Mapping[bytes, bytes]
+    """32 bytes of X25519 by the id of the tenant."""
+
+    def to_bytes(self) -> bytes:
+        """Return the table."""
+        ids = sorted(self.keys)
+        return b"".join((_numbers([len(ids)]), *ids, *(self.keys[tenant_id] for tenant_id in ids)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TenantTable:
+        """
+        Parse a table.
+
+        Raises:
+            IntegrityError: Kind ``bad_table``: it ends early, or names a tenant twice.
+        """
+        reader = _Reader(data)
+        count = reader.number()
+        ids = bytes(reader.octets(ID_BYTES * count))
+        raw = bytes(reader.octets(_PUBLIC_BYTES * count))
+        reader.finish()
+        keys = {
+            ids[ID_BYTES * n : ID_BYTES * (n + 1)]: raw[_PUBLIC_BYTES * n : _PUBLIC_BYTES * (n + 1)]
+            for n in range(count)
+        }
+        if len(keys) != count:
+            raise IntegrityError("a table names a tenant twice", kind="bad_table")
+        return cls(keys)
 
 
 def frame_starts(frames: Sequence[FrameRef]) -> list[int]:

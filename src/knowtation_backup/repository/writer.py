@@ -30,6 +30,7 @@ from .reading import IndexReader
 from .recordsets import ParentRecords, RecordsWriter
 from .storing import put_object
 from .tables import FrameRef
+from .tenants import TenantSealers
 
 __all__ = ["ArchiveWriter", "KnownPieces", "Parent", "WriteOptions", "WrittenSection"]
 
@@ -99,8 +100,9 @@ class ArchiveWriter:
         parent: What to compare with; `None` stores everything.
         pieces: Pieces of files that need not be stored again.
         options: How content is stored.
-        monotonic: Seconds; measures how long it takes.
         began_at: When by *monotonic* the parent was looked for.
+        tenant_sink: Where keys of tenants are, if they have any; `None`: with everything else.
+        monotonic: Seconds; measures how long it takes.
     """
 
     def __init__(  # noqa: PLR0913 - keyword only
@@ -113,6 +115,7 @@ class ArchiveWriter:
         pieces: KnownPieces,
         options: WriteOptions,
         began_at: float,
+        tenant_sink: ArchiveSink | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
@@ -123,6 +126,7 @@ class ArchiveWriter:
         self._began_at = began_at
         self._monotonic = monotonic
         compressor = Compressor(options.compression_level)
+        self._sealers = TenantSealers(tenant_sink or sink, keys) if config.tenant_keys else None
         self._packer = Packer(sink, keys, compressor)
         self._indexes = IndexWriter(sink, keys, compressor)
         self._reader = IndexReader(sink, keys)
@@ -237,6 +241,7 @@ class ArchiveWriter:
             indexes=self._indexes,
             parent=parent,
             max_chain=self._config.max_chain,
+            sealers=self._sealers,
             finished=self._finish,
         )
         yield from writer.jobs()

@@ -121,6 +121,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         pieces=pieces,
         options=options.write,
         began_at=began_at,
+        tenant_sink=repository.tenant_sink,
         monotonic=monotonic,
     )
     _tell(observer, "repository.backup.started", capture, parent=parent.archive_id if parent else "")

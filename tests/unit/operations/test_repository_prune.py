@@ -1,6 +1,7 @@
 """Forgetting, emptying the trash, and pruning in two phases: what goes, when, and what stops it."""
 
 import datetime as dt
+import hashlib
 from typing import Any
 
 import attrs
@@ -28,6 +29,7 @@ from knowtation_backup.operations.repository.catalog import list_archives
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
 from knowtation_backup.operations.repository.prune_reports import PruneReport
 from knowtation_backup.operations.repository.pruning import apply_prune, plan_prune
+from knowtation_backup.operations.repository.waste import measure_waste
 from knowtation_backup.repository.frames import FileKind, seal_small
 from knowtation_backup.repository.layout import archive_key, object_id, pack_key, prune_key
 from knowtation_backup.repository.notes import NotedObject, PruneNote, list_notes, put_note, read_note
@@ -107,6 +109,11 @@ class World:
 
 def block(number: int, pages: int = 40) -> bytes:
     return b"".join(f"{number}-{page}".encode().ljust(4096, b".") for page in range(pages))
+
+
+def noise(number: int, pages: int) -> bytes:
+    """Bytes that do not compress."""
+    return hashlib.shake_256(bytes([number])).digest(pages * 4096)
 
 
 def changed(content: bytes, page: int, number: int) -> bytes:
@@ -644,3 +651,29 @@ def _without_deleting(sink: MemorySink) -> ArchiveSink:
     limited = MemorySink(permissions="lrw", clock=sink._clock)
     limited._blobs = sink._blobs
     return limited
+
+
+# -- waste --------------------------------------------------------------------------------------------------------------
+
+
+def test_waste_is_what_no_table_names_in_packs_that_are_needed() -> None:
+    world = World()
+    world.repository = new_repository(MemorySink(clock=world.clock), max_chain=1)
+    world.sink = world.repository.sink  # type: ignore[assignment]  # it is one
+    content = noise(1, 600)
+    first = world.store(content)
+    waste = measure_waste(world.repository)
+    assert waste.wasted_bytes == 0
+    assert (waste.packs, waste.partly_used) == (1, ())
+    second = world.store(content[: 256 * 4096] + noise(2, 256) + content[512 * 4096 :])
+    assert measure_waste(world.repository).wasted_bytes == 0
+    world.remove(first)
+    waste = measure_waste(attrs.evolve(world.repository, keys=world.repository.writer_key))
+    # 256 pages of noise, their details, and what sealing adds.
+    assert 256 * 4096 < waste.wasted_bytes < 256 * 4096 + 2000
+    assert [pack.pack_id for pack in waste.partly_used] == [
+        next(ref.object_id for ref in world.repository.manifest(second).packs if ref.size_bytes > 500 * 4096)
+    ]
+    assert "are wasted, in 1 of 2 packs" in str(waste)
+    world.prune_wholly()
+    world.require_sound()

@@ -653,7 +653,7 @@ def _without_deleting(sink: MemorySink) -> ArchiveSink:
     return limited
 
 
-# -- waste --------------------------------------------------------------------------------------------------------------
+# -- waste -------------------------------------------------------------------------------------------------------------
 
 
 def test_waste_is_what_no_table_names_in_packs_that_are_needed() -> None:

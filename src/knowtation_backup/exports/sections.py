@@ -189,7 +189,7 @@ class _ExportCapture:
             lines = _lines(run)
             if run.kind is not RecordKind.TENANT:  # that one has its own record already
                 content.add_lines(run.kind, lines)
-            yield [SectionRecord(owner, names.of(key), line) for key, line in lines]
+            yield [SectionRecord(owner, name, line) for name, line in names.unique(lines)]
         self._root.add(content.digest())
 
 
@@ -197,12 +197,22 @@ class _Names:
     """Makes sort keys unique within a tenant: a hub may hold two proposals of one id in two vaults, or worse."""
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, int] = {}
+        self._seen: set[bytes] = set()
+        self._repeated: dict[bytes, int] = {}
 
-    def of(self, key: bytes) -> bytes:
-        seen = self._seen.get(key, 0)
-        self._seen[key] = seen + 1
-        return key if not seen else b"%b%d" % (key, seen)
+    def unique(self, lines: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        keys = {key for key, _ in lines}
+        if len(keys) == len(lines) and self._seen.isdisjoint(keys):
+            self._seen |= keys
+            return lines
+        return [(self._of(key), line) for key, line in lines]
+
+    def _of(self, key: bytes) -> bytes:
+        if key not in self._seen:
+            self._seen.add(key)
+            return key
+        self._repeated[key] = self._repeated.get(key, 0) + 1
+        return b"%b%d" % (key, self._repeated[key])
 
 
 def _lines(run: Run) -> list[tuple[bytes, bytes]]:

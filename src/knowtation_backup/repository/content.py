@@ -430,7 +430,7 @@ class ArchiveReader:
             erased.append(error)
             return None
         value = values[record.slot] if record.slot < len(values) else b""
-        if self._ids.record_id(key, value) != record.record_id:
+        if self._ids.record_id(value) != record.record_id:
             message = f"a record of {name} is not what was backed up"
             raise IntegrityError(message, kind="record_changed", section=name, key=key.hex())
         return ReadRecord(key, value)

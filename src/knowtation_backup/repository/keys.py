@@ -35,7 +35,8 @@ MAX_GENERATION: Final = (1 << 16) - 1
 _SECRET_BYTES: Final = 32
 _OWNER_BYTES: Final = 8
 _NAMES_CONTEXT: Final = "knowtation-backup repository v1 names"
-"""Pages are hashed without a word of what they are, everything else under a key of its own."""
+_VALUES_CONTEXT: Final = "knowtation-backup repository v1 values"
+"""Pages and records are hashed without a word of what they are, each under a key of its own."""
 _FOUNDING_CONTEXT: Final = b"knowtation-backup repository id v1\x00"
 _FIRST: Final = 1
 """The generation a repository begins with."""
@@ -69,12 +70,17 @@ class WriterKey:
     id_key: bytes = attrs.field(repr=False, validator=_check_secret)
     index_key: bytes = attrs.field(repr=False, validator=_check_secret)
     _names_key: bytes = attrs.field(init=False, repr=False, eq=False)
+    _values_key: bytes = attrs.field(init=False, repr=False, eq=False)
     zero_hash: bytes = attrs.field(init=False, repr=False, eq=False)
     """What hashing a page of zeros gives; stands for `ZERO_ID`."""
 
     @_names_key.default
     def _make_names_key(self) -> bytes:
         return blake3(self.id_key, derive_key_context=_NAMES_CONTEXT).digest()
+
+    @_values_key.default
+    def _make_values_key(self) -> bytes:
+        return blake3(self.id_key, derive_key_context=_VALUES_CONTEXT).digest()
 
     @zero_hash.default
     def _make_zero_hash(self) -> bytes:
@@ -174,19 +180,24 @@ class WriterKey:
 
     def record_key(self, owner: bytes, name: bytes) -> bytes:
         """Return the 24 bytes records are sorted by: 8 of the owner, 16 of owner and name."""
-        return self.owner_key(owner) + self.name_key(owner, name)
+        return self.owner_key(owner) + self.name_key(self.owner_secret(owner), name)
 
-    def name_key(self, owner: bytes, name: bytes) -> bytes:
+    def owner_secret(self, owner: bytes) -> bytes:
+        """Return what keys the names of an owner's records: to be made once for many of them."""
+        return blake3(b"record\x00" + owner, key=self._names_key).digest()
+
+    @staticmethod
+    def name_key(owner_secret: bytes, name: bytes) -> bytes:
         """Return the last 16 bytes of a record's key."""
-        return self._id(b"record", len(owner).to_bytes(8, "big") + owner + name)
+        return blake3(name, key=owner_secret).digest(ID_BYTES)
 
     def owner_key(self, owner: bytes) -> bytes:
         """Return the first 8 bytes of the keys of all records of an owner."""
         return self.tenant_id(owner)[:_OWNER_BYTES]
 
-    def record_id(self, record_key: bytes, value: bytes) -> bytes:
+    def record_id(self, value: bytes) -> bytes:
         """Return the id of a record's value."""
-        return self._id(b"value", record_key + value)
+        return blake3(value, key=self._values_key).digest(ID_BYTES)
 
     def _id(self, what: bytes, data: bytes | memoryview) -> bytes:
         return blake3(b"".join((what, b"\x00", data)), key=self._names_key).digest(ID_BYTES)

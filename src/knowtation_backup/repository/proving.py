@@ -171,7 +171,7 @@ def _wrong_places(content: bytes, claims: Iterable[Claim], ids: WriterKey) -> se
             case PageClaim():
                 wrong.update(opened.wrong_pages(claim))
             case RecordClaim(slot, key, record_id):
-                if slot >= len(opened.values) or ids.record_id(key, opened.values[slot]) != record_id:
+                if slot >= len(opened.values) or ids.record_id(opened.values[slot]) != record_id:
                     wrong.add((slot, record_id))
             case PieceClaim(piece_id, size_bytes):
                 if len(content) != size_bytes or ids.piece_id(content) != piece_id:

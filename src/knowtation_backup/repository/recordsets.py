@@ -26,7 +26,7 @@ from .tenants import TenantSealers
 
 __all__ = ["ParentRecords", "RecordsWriter", "records_head"]
 
-_FRAME_BYTES: Final = 256 << 10
+_FRAME_BYTES: Final = 1 << 20
 _FRAME_RECORDS: Final = 1 << 16
 _MAX_VALUE_BYTES: Final = MAX_CONTENT_BYTES - (512 << 10)
 """Of one record; the rest of a frame has room for the lengths of all."""
@@ -125,17 +125,17 @@ class RecordsWriter:
         known = self._known_ids()
         ids, keys, owners = self._ids, self._keys, self._owners
         owner: bytes | None = None
-        owner_key, usable = b"", True
+        owner_key, owner_secret, usable = b"", b"", True
         for batch in self._section.batches:
             for record in batch:
                 if record.owner != owner:
                     if owners.apart and self._waiting:
                         yield self._job()
                     owner = record.owner
-                    owner_key = keys.owner_key(owner)
+                    owner_key, owner_secret = keys.owner_key(owner), keys.owner_secret(owner)
                     usable = owners.enter(owner)
-                key = owner_key + keys.name_key(record.owner, record.name)
-                record_id = keys.record_id(key, record.value)
+                key = owner_key + keys.name_key(owner_secret, record.name)
+                record_id = keys.record_id(record.value)
                 if key in ids:
                     message = f"{self._section.name} holds two records of one owner and name"
                     raise ExportError(message, kind="duplicate_record")

@@ -170,7 +170,7 @@ def _wrong_places(content: bytes, claims: Iterable[Claim], ids: WriterKey) -> se
         match claim:
             case PageClaim():
                 wrong.update(opened.wrong_pages(claim))
-            case RecordClaim(slot, key, record_id):
+            case RecordClaim(slot, _, record_id):
                 if slot >= len(opened.values) or ids.record_id(opened.values[slot]) != record_id:
                     wrong.add((slot, record_id))
             case PieceClaim(piece_id, size_bytes):

@@ -44,6 +44,7 @@ __all__ = [
     "tenant_key_at",
     "tenant_key_id",
     "tenant_key_named",
+    "tenant_key_prefix",
 ]
 
 CONFIG_KEY: Final = "repository.json"
@@ -166,7 +167,12 @@ def tenant_key_id(public_key: bytes) -> bytes:
 
 def tenant_key_at(tenant_id: bytes, key_id: bytes) -> str:
     """Return where the private key of a tenant lies, by the id of the key."""
-    return f"{TENANT_PREFIX}{tenant_id.hex()}-{key_id.hex()}.tenant"
+    return f"{tenant_key_prefix(tenant_id)}{key_id.hex()}.tenant"
+
+
+def tenant_key_prefix(tenant_id: bytes) -> str:
+    """Return what the names of all keys of a tenant begin with."""
+    return f"{TENANT_PREFIX}{tenant_id.hex()}-"
 
 
 def tenant_key_named(key: str) -> tuple[bytes, bytes] | None:

@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors import BackupError, ManifestError, UnsupportedFormatError
+from ..errors import BackupError, IntegrityError, ManifestError, UnsupportedFormatError
 from ..model.json_input import check_nesting, check_values, typed
 from ..model.moments import iso_ms, parse_iso
 from ..model.sections import SectionKind, check_section_name
@@ -106,6 +106,17 @@ class RecordTables:
     """Where the public keys of tenants are; of two tables that name one, the later holds."""
 
     kind = SectionKind.RECORDS
+
+    def segment_of(self, key: bytes) -> SegmentTables:
+        """
+        Return the segment in which records of a key lie, or those of an owner's.
+
+        Raises:
+            IntegrityError: There are not as many segments as there should be.
+        """
+        if len(self.segments) != 1 << self.bits:
+            raise IntegrityError(f"{self.name} has another number of segments than it says", kind="bad_table")
+        return self.segments[key[0] >> (_MAX_BITS - self.bits)]
 
 
 @attrs.frozen

@@ -49,13 +49,14 @@ _TRANSFERS = 4
 """Objects on their way at once; each is held in memory, about 8 MB."""
 
 
-def replicate(  # noqa: PLR0913 - the last five have defaults
+def replicate(  # noqa: PLR0913 - the last six have defaults
     repository: Repository,
     sink: ArchiveSink,
     *,
     archive_ids: Iterable[str] | None = None,
     read_back: ReadBack = ReadBack.SIZES,
     marks: bool = True,
+    tenant_sink: ArchiveSink | None = None,
     observer: Observer = ignore_events,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> RepositoryCopyReport:
@@ -68,6 +69,8 @@ def replicate(  # noqa: PLR0913 - the last five have defaults
         archive_ids: Which; `None` means all but those in the trash.
         read_back: ``content`` reads every new object again and compares it with its name.
         marks: Whether pins, tags, notes and quarantine come along.
+        tenant_sink: Where keys of tenants go. `None`: to *sink*, if the repository has them with everything else; where
+            it has them in another place, they are not copied, so that erasing a tenant stays possible there.
         observer: Told what happens.
         monotonic: Seconds; measures durations.
 
@@ -75,12 +78,15 @@ def replicate(  # noqa: PLR0913 - the last five have defaults
         ConfigurationError: The sink holds another repository, kind ``wrong_repository``.
         SinkError: Reading or storing failed; repeat it to go on.
     """
-    written, stale = _copy_access(repository, sink)
+    if tenant_sink is None and repository.tenants_at is None:
+        tenant_sink = sink
+    wanted = wanted_archives(repository, archive_ids)  # first, so that the keys of tenants are there that these need
+    written, stale = _copy_access(repository, sink, tenant_sink)
     replica = Repository.open_with(sink, repository.keys)
     report = copy_as_stored(
         repository,
         replica,
-        archive_ids=archive_ids,
+        archive_ids=wanted,
         read_back=read_back,
         marks=marks,
         observer=observer,
@@ -94,7 +100,9 @@ def replicate(  # noqa: PLR0913 - the last five have defaults
     )
 
 
-def _copy_access(repository: Repository, sink: ArchiveSink) -> tuple[dict[str, int], list[str]]:
+def _copy_access(
+    repository: Repository, sink: ArchiveSink, tenant_sink: ArchiveSink | None
+) -> tuple[dict[str, int], list[str]]:
     """Copy who may open what; return what was written, and what is only there."""
     try:
         if read_config(sink).repository_id != repository.config.repository_id:
@@ -105,13 +113,16 @@ def _copy_access(repository: Repository, sink: ArchiveSink) -> tuple[dict[str, i
         fresh = True
     written: dict[str, int] = {}
     stale: list[str] = []
-    for prefix in (ACCESS_PREFIX, TENANT_PREFIX):
-        here = [info.key for info in repository.sink.list(prefix)]
-        there = {info.key for info in sink.list(prefix)}
+    places = [(ACCESS_PREFIX, repository.sink, sink)]
+    if tenant_sink is not None:
+        places.append((TENANT_PREFIX, repository.tenant_sink, tenant_sink))
+    for prefix, source, target in places:
+        here = [info.key for info in source.list(prefix)]
+        there = {info.key for info in target.list(prefix)}
         stale += sorted(there.difference(here))
         for key in here:
             if key not in there:
-                written[key] = _copy_small(repository.sink, sink, key, MAX_OBJECT_BYTES)
+                written[key] = _copy_small(source, target, key, MAX_OBJECT_BYTES)
     if fresh:  # last, so that whoever finds a repository can open it
         written[CONFIG_KEY] = _copy_small(repository.sink, sink, CONFIG_KEY, MAX_CONFIG_BYTES)
     return written, stale

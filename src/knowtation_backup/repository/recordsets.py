@@ -6,6 +6,8 @@ Memory: about 100 bytes for every record the parent has, and for every one that 
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable, Generator
 from typing import Final
 
@@ -45,6 +47,9 @@ class ParentRecords:
     def tenants(self) -> tuple[dict[bytes, bytes], tuple[DraftTable, ...]]:
         """Return the public keys of tenants, and the tables they are in."""
         return self.reader.tenants(self.manifest, self.tables), inherited_tables(self.manifest, self.tables.tenants)
+
+
+_owner_of = operator.attrgetter("owner")
 
 
 def records_head(values: list[bytes]) -> bytes:
@@ -127,26 +132,30 @@ class RecordsWriter:
         owner: bytes | None = None
         owner_key, owner_secret, usable = b"", b"", True
         for batch in self._section.batches:
-            for record in batch:
-                if record.owner != owner:
+            for whose, records in itertools.groupby(batch, key=_owner_of):
+                if whose != owner:
                     if owners.apart and self._waiting:
                         yield self._job()
-                    owner = record.owner
+                    owner = whose
                     owner_key, owner_secret = keys.owner_key(owner), keys.owner_secret(owner)
                     usable = owners.enter(owner)
-                key = owner_key + keys.name_key(owner_secret, record.name)
-                record_id = keys.record_id(record.value)
-                if key in ids:
+                # In loops of their own, because there are many records and most have not changed.
+                values = [(name, value) for _, name, value in records]
+                found = [owner_key + keys.name_key(owner_secret, name) for name, _ in values]
+                here = dict(zip(found, [keys.record_id(value) for _, value in values], strict=True))
+                if len(here) != len(values) or not ids.keys().isdisjoint(here):
                     message = f"{self._section.name} holds two records of one owner and name"
                     raise ExportError(message, kind="duplicate_record")
-                ids[key] = record_id
-                if usable and known.get(key) == record_id:
-                    continue
-                if self._waiting and self._waiting_bytes + len(record.value) > _MAX_VALUE_BYTES:
-                    yield self._job()
-                self._take(key, record_id, record.value)
-                if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
-                    yield self._job()
+                ids.update(here)
+                for key, (_, value) in zip(found, values, strict=True):
+                    record_id = here[key]
+                    if usable and known.get(key) == record_id:
+                        continue
+                    if self._waiting and self._waiting_bytes + len(value) > _MAX_VALUE_BYTES:
+                        yield self._job()
+                    self._take(key, record_id, value)
+                    if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
+                        yield self._job()
         if self._waiting:
             yield self._job()
         self.stored_records = len(self._new)

@@ -33,7 +33,7 @@ import attrs
 
 from ..errors import BackupError, IntegrityError, ManifestError, UnsupportedFormatError
 from ..model.json_input import check_nesting, check_values, typed
-from ..model.moments import iso_ms, parse_iso
+from ..model.moments import iso_ms, parse_iso, utc_of
 from ..model.sections import SectionKind, check_section_name
 from .frames import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
 from .keys import ID_BYTES
@@ -145,6 +145,11 @@ class FileTable:
 SectionTables = ImageTables | RecordTables | FileTable
 
 
+def _to_ms(moment: dt.datetime) -> dt.datetime:
+    utc = utc_of(moment)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
 @attrs.frozen(kw_only=True)
 class ArchiveManifest:
     """One archive. Readable with a writer key; content is not in it."""
@@ -152,10 +157,10 @@ class ArchiveManifest:
     kind: str
     """Of what was captured, for example ``canister-snapshot``."""
     source_id: str
-    taken_at: dt.datetime
-    """The moment the content is of."""
-    started_at: dt.datetime
-    finished_at: dt.datetime
+    taken_at: dt.datetime = attrs.field(converter=_to_ms)
+    """The moment the content is of; moments are kept to the millisecond."""
+    started_at: dt.datetime = attrs.field(converter=_to_ms)
+    finished_at: dt.datetime = attrs.field(converter=_to_ms)
     complete: bool
     counts: Mapping[str, int]
     tags: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 import attrs
@@ -50,6 +50,21 @@ class ParentRecords:
 
 
 _owner_of = operator.attrgetter("owner")
+
+
+@attrs.frozen
+class _Owner:
+    """Whose records come, and what their ids are made with."""
+
+    name: bytes
+    key: bytes
+    secret: bytes
+    usable: bool
+    """Whether what the parent has of this owner can be used."""
+
+    @classmethod
+    def of(cls, name: bytes, keys: WriterKey, *, usable: bool) -> _Owner:
+        return cls(name, keys.owner_key(name), keys.owner_secret(name), usable)
 
 
 def records_head(values: list[bytes]) -> bytes:
@@ -128,39 +143,37 @@ class RecordsWriter:
             ExportError: Two records have one owner and name, or one is larger than a frame, ``record_too_large``.
         """
         known = self._known_ids()
-        ids, keys, owners = self._ids, self._keys, self._owners
-        owner: bytes | None = None
-        owner_key, owner_secret, usable = b"", b"", True
+        owner: _Owner | None = None
         for batch in self._section.batches:
             for whose, records in itertools.groupby(batch, key=_owner_of):
-                if whose != owner:
-                    if owners.apart and self._waiting:
+                if owner is None or whose != owner.name:
+                    if self._owners.apart and self._waiting:
                         yield self._job()
-                    owner = whose
-                    owner_key, owner_secret = keys.owner_key(owner), keys.owner_secret(owner)
-                    usable = owners.enter(owner)
-                # In loops of their own, because there are many records and most have not changed.
-                values = [(name, value) for _, name, value in records]
-                found = [owner_key + keys.name_key(owner_secret, name) for name, _ in values]
-                here = dict(zip(found, [keys.record_id(value) for _, value in values], strict=True))
-                if len(here) != len(values) or not ids.keys().isdisjoint(here):
-                    message = f"{self._section.name} holds two records of one owner and name"
-                    raise ExportError(message, kind="duplicate_record")
-                ids.update(here)
-                for key, (_, value) in zip(found, values, strict=True):
-                    record_id = here[key]
-                    if usable and known.get(key) == record_id:
-                        continue
-                    if self._waiting and self._waiting_bytes + len(value) > _MAX_VALUE_BYTES:
-                        yield self._job()
-                    self._take(key, record_id, value)
-                    if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
-                        yield self._job()
+                    owner = _Owner.of(whose, self._keys, usable=self._owners.enter(whose))
+                yield from self._compared(owner, [(name, value) for _, name, value in records], known)
         if self._waiting:
             yield self._job()
         self.stored_records = len(self._new)
-        self.gone_records = len(known.keys() - ids.keys())
+        self.gone_records = len(known.keys() - self._ids.keys())
         yield Job(settled=lambda _frame: self._finish(known))
+
+    def _compared(self, owner: _Owner, records: list[tuple[bytes, bytes]], known: dict[bytes, bytes]) -> Iterator[Job]:
+        # In loops of their own, because there are many records and most have not changed.
+        name_key, record_id = self._keys.name_key, self._keys.record_id
+        keys = [owner.key + name_key(owner.secret, name) for name, _ in records]
+        here = dict(zip(keys, [record_id(value) for _, value in records], strict=True))
+        if len(here) != len(records) or not self._ids.keys().isdisjoint(here):
+            message = f"{self._section.name} holds two records of one owner and name"
+            raise ExportError(message, kind="duplicate_record")
+        self._ids.update(here)
+        for key, (_, value) in zip(keys, records, strict=True):
+            if owner.usable and known.get(key) == here[key]:
+                continue
+            if self._waiting and self._waiting_bytes + len(value) > _MAX_VALUE_BYTES:
+                yield self._job()
+            self._take(key, here[key], value)
+            if self._waiting_bytes >= _FRAME_BYTES or len(self._waiting) >= _FRAME_RECORDS:
+                yield self._job()
 
     def _take(self, key: bytes, record_id: bytes, value: bytes) -> None:
         size = len(value)

@@ -15,15 +15,20 @@ from knowtation_backup.model.sections import FileSection, ImageSection, RecordSe
 from knowtation_backup.repository.config import RepositoryConfig
 from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.keys import ReadKeys
+from knowtation_backup.repository.layout import CONFIG_KEY, archive_key
 from knowtation_backup.repository.manifest import FileTable, ImageTables, RecordTables
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.fsspec import FsspecSink
+from knowtation_backup.sinks.memory import MemorySink
 
 __all__ = [
     "MOMENT",
     "Records",
     "StagedSource",
     "contents",
+    "copied",
+    "limited",
+    "needed_keys",
     "new_repository",
     "numbered_source",
     "open_stored",
@@ -64,6 +69,12 @@ class StagedSource:
     def result(self) -> CaptureResult:
         return CaptureResult(complete=self.complete, counts={"images": len(self.images)}, details=self.details)
 
+    @property
+    def plain(self) -> dict[str, bytes | set[bytes]]:
+        """What `contents` must give of an archive of this source, beside its details."""
+        records = {name: set(values.values()) for name, values in self.records.items()}
+        return {**self.images, **self.files, **records}
+
 
 def new_repository(sink: ArchiveSink, *, keys: ReadKeys | None = None, **config: object) -> Repository:
     """Make a repository whose secrets lie nowhere but in its handle."""
@@ -89,6 +100,30 @@ def contents(repository: Repository, archive_id: str) -> dict[str, bytes | set[b
             case RecordTables():
                 found[section.name] = {record.value for group in reader.records(section) for record in group}
     return found
+
+
+def needed_keys(repository: Repository) -> set[str]:
+    """Return the keys of all that belongs into a repository: what its archives name, and what lies beside them."""
+    needed = {CONFIG_KEY}
+    for archive_id in repository.archive_ids():
+        needed.add(archive_key(archive_id))
+        needed.update(key for key, _ in repository.manifest(archive_id).objects())
+        needed.update(info.key for info in repository.sink.list(f"side/{archive_id}/"))
+    return needed
+
+
+def limited(sink: MemorySink, permissions: str = "lrw") -> MemorySink:
+    """Return a sink with the same blobs, now and later, and other permissions."""
+    view = MemorySink(permissions=permissions, clock=sink._clock)
+    view._blobs, view._lock = sink._blobs, sink._lock
+    return view
+
+
+def copied(sink: MemorySink) -> MemorySink:
+    """Return a sink with a copy of the blobs, their times included."""
+    copy = MemorySink(permissions=sink._permissions, clock=sink._clock)
+    copy._blobs = dict(sink._blobs)
+    return copy
 
 
 # Functions, because executors of other processes import what they run: they cannot import tests.

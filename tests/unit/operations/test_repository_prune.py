@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
-from repository_stage import MOMENT, StagedSource, contents, new_repository
+from repository_stage import MOMENT, StagedSource, contents, limited, needed_keys, new_repository
 
 from knowtation_backup.contracts import ArchiveSink
 from knowtation_backup.errors import (
@@ -99,12 +99,7 @@ class World:
 
     def require_clean(self) -> None:
         """Check that nothing is left that no archive needs."""
-        needed = {"repository.json"}
-        for archive_id in self.repository.archive_ids():
-            needed.add(archive_key(archive_id))
-            needed.update(key for key, _ in self.repository.manifest(archive_id).objects())
-            needed.update(info.key for info in self.sink.list(f"side/{archive_id}/"))
-        assert self.sink.contents().keys() == needed
+        assert self.sink.contents().keys() == needed_keys(self.repository)
 
 
 def block(number: int, pages: int = 40) -> bytes:
@@ -126,7 +121,7 @@ def changed(content: bytes, page: int, number: int) -> bytes:
 def test_forgetting_moves_to_the_trash_and_needs_no_right_to_delete() -> None:
     world = World()
     first, second = world.store(block(1)), world.store(block(2))
-    writing = attrs.evolve(world.repository, sink=_without_deleting(world.sink))
+    writing = attrs.evolve(world.repository, sink=limited(world.sink))
     plan = plan_forget(writing, KeepLast(limit=1), now=world.now)
     assert plan.action is ForgetAction.TRASH
     assert "shared with others" in str(plan)
@@ -432,7 +427,7 @@ def test_without_the_right_to_delete_garbage_is_only_noted() -> None:
     garbage = world.store(block(1))
     world.store(block(2), full=True)
     world.remove(garbage)
-    writing = attrs.evolve(world.repository, sink=_without_deleting(world.sink))
+    writing = attrs.evolve(world.repository, sink=limited(world.sink))
     assert apply_prune(writing, plan_prune(writing), clock=world.clock).marked_objects == 2
     with pytest.raises(SinkPermissionError):
         plan_prune(writing)
@@ -645,12 +640,6 @@ class _HandingOver(_Wrapping):
             act, self.act = self.act, None
             act()
         return iter(found)
-
-
-def _without_deleting(sink: MemorySink) -> ArchiveSink:
-    limited = MemorySink(permissions="lrw", clock=sink._clock)
-    limited._blobs = sink._blobs
-    return limited
 
 
 # -- waste -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ The repository is sealed to a raw key, and everything else is as the library has
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections.abc import Callable
@@ -17,9 +16,18 @@ import attrs
 
 from _harness import in_fresh_process
 from _repository_peers import Cost, Tool
-from knowtation_backup import EncryptionKey, FsspecSink
+from knowtation_backup import (
+    EncryptionKey,
+    ExportFileSource,
+    FsspecSink,
+    Repository,
+    RepositoryPipeline,
+    SectionSource,
+    SnapshotDirectorySource,
+)
 
 KEY = EncryptionKey(raw=bytes(range(32)))
+CANISTER = "bnz7o-iuaaa-aaaaa-qaaaa-cai"
 
 
 @attrs.frozen(kw_only=True)
@@ -34,51 +42,45 @@ class Place:
         return FsspecSink(self.url, storage_options=self.options)
 
 
-def _library() -> Any:
-    """Return the module with the repository's public names."""
-    return importlib.import_module("knowtation_backup")
-
-
-def missing() -> str | None:
-    """Return what this version of the library lacks; `None` when it has everything."""
-    names = ("Repository", "RepositoryPipeline", "DirectorySource", "ExportFileSource")
-    return next((name for name in names if not hasattr(_library(), name)), None)
-
-
 def create(place: Place) -> None:
     """Make a repository."""
     with place.sink() as sink:
-        _library().Repository.create(sink, seal_to=[KEY])
+        Repository.create(sink, seal_to=[KEY])
 
 
-def _pipeline(sink: FsspecSink, source: Any = None) -> Any:
-    ours = _library()
-    return ours.RepositoryPipeline(repository=ours.Repository.open(sink, [KEY]), source=source)
+def _backup(place: Place, source: SectionSource) -> None:
+    with place.sink() as sink:
+        report = RepositoryPipeline(repository=Repository.open(sink, [KEY]), sources={"live": source}).backup()
+        for member in report.failed:
+            if member.error is not None:
+                raise member.error
 
 
 def backup_directory(place: Place, directory: str) -> None:
     """Back up a snapshot directory."""
-    with place.sink() as sink:
-        _pipeline(sink, _library().DirectorySource(Path(directory))).backup()
+    _backup(place, SnapshotDirectorySource(path=directory, canister_id=CANISTER))
 
 
 def backup_export(place: Place, payload_file: str) -> None:
-    """Back up an export."""
-    with place.sink() as sink:
-        _pipeline(sink, _library().ExportFileSource(Path(payload_file))).backup()
+    """
+    Back up an export, record by record.
+
+    Without the content root: an exporter has computed it already, and no peer computes anything of the kind.
+    """
+    _backup(place, ExportFileSource(path=payload_file, source_id=CANISTER, content_root=False))
 
 
 def restore(place: Place, archive: int, directory: str) -> None:
     """Restore archive number *archive*, counted from the oldest, into a directory."""
     with place.sink() as sink:
-        pipeline = _pipeline(sink)
-        pipeline.restore(pipeline.repository.archive_ids()[archive], Path(directory))
+        pipeline = RepositoryPipeline(repository=Repository.open(sink, [KEY]))
+        pipeline.restore(pipeline.repository.archive_ids()[archive], directory)
 
 
 def verify(place: Place) -> None:
     """Read back and check everything stored."""
     with place.sink() as sink:
-        _pipeline(sink).verify(level="content").raise_for_findings()
+        RepositoryPipeline(repository=Repository.open(sink, [KEY])).verify_all().raise_for_findings()
 
 
 class Ours(Tool):
@@ -97,8 +99,8 @@ class Ours(Tool):
 
     @classmethod
     def missing(cls) -> str | None:
-        """Return what this version of the library lacks."""
-        return missing()
+        """Return `None`: there is nothing to install."""
+        return None
 
     def create(self) -> None:
         """Make a repository."""

@@ -27,6 +27,8 @@ from .contracts import (
     Observer,
     ReadBlob,
     RetentionPolicy,
+    SectionCapture,
+    SectionSource,
 )
 from .errors import BackupError
 from .exports.attestations import AttestationExporter, LedgerPrefix
@@ -38,6 +40,7 @@ from .exports.reader import ExportReader, ReadLimits
 from .exports.records import Proof, Record, parse_record, verify_proof
 from .exports.replaying import EvidenceReport, verify_export_evidence
 from .exports.resume import PreviousArchive
+from .exports.sections import ExportFileSource, ExportSections
 from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
 from .hub.client import HubClient, HubStats
@@ -97,6 +100,7 @@ from .model.reports import (
     VerifyReport,
     jsonable,
 )
+from .model.sections import FileSection, ImageSection, RecordSection, SectionRecord
 from .model.selection import ArchiveFilter
 from .model.signatures import SignaturePolicy, VerifyKey
 from .model.statements import ContentStatement
@@ -105,10 +109,35 @@ from .operations.adopt import AdoptFailure, Adoption, AdoptOptions, AdoptReport
 from .operations.backup import BackupOptions, ReadBack
 from .operations.copy import CopyReport, copy_archive
 from .operations.keys import KeyCheck, KeyCheckReport
+from .operations.repository.backup import RepositoryBackupOptions, RepositoryBackupReport
+from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
+from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
+from .operations.repository.many import BackupSetReport, SetMember, back_up_set
+from .operations.repository.prune_reports import PrunePlan, PruneReport
+from .operations.repository.recipients import (
+    RecipientPlan,
+    RecipientReport,
+    RecipientsListing,
+    add_recipients,
+    apply_recipients,
+    list_recipients,
+    plan_remove_recipients,
+    plan_rotate,
+)
+from .operations.repository.repairing import RepairPlan, RepairReport
+from .operations.repository.restoring import RepositoryRestorePlan, RepositoryRestoreReport
+from .operations.repository.stored_export import ExportForm
+from .operations.repository.timeline import AsOf, MissingReport
+from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
 from .operations.rewrap import RewrapOptions, RewrapReport
 from .operations.sign import sign_archive
 from .operations.verify_all import find_good
 from .pipeline import Pipeline
+from .repository.keys import WriterKey
+from .repository.manifest import ArchiveManifest
+from .repository.repository import Repository
+from .repository.writer import WriteOptions, WrittenSection
+from .repository_pipeline import RepositoryPipeline
 from .retention.keep import KeepLast
 from .retention.policy import KeepPolicy
 from .sinks.fsspec import FsspecSink, Leftover
@@ -119,6 +148,7 @@ from .sinks.s3_options import S3Options
 from .sinks.wrappers import AppendOnlySink, ObservedSink, ReadOnlySink, ThrottledSink
 from .snapshots.cost import CostEstimate, CyclesPrices, StorageShare
 from .snapshots.directory import SnapshotDirectory
+from .snapshots.directory_source import SnapshotDirectorySource
 from .snapshots.download import DownloadOptions, DownloadReport, SnapshotStream, StreamedPart
 from .snapshots.drift import ChangeKind, FactChange, FactsDiff, diff_facts
 from .snapshots.facts import CanisterFacts, FleetFacts, FleetItem, capture_all, capture_facts
@@ -155,13 +185,17 @@ __all__ = [
     "ArchiveDetails",
     "ArchiveFilter",
     "ArchiveInfo",
+    "ArchiveManifest",
     "ArchiveSink",
     "ArchiveState",
+    "ArchiveVerifyReport",
     "Argon2Parameters",
+    "AsOf",
     "AttestationExporter",
     "BackupError",
     "BackupOptions",
     "BackupReport",
+    "BackupSetReport",
     "BackupSource",
     "BlobInfo",
     "BlobRef",
@@ -202,12 +236,18 @@ __all__ = [
     "EncV1Options",
     "EncryptionCodec",
     "EncryptionKey",
+    "ErasePlan",
+    "ErasureReport",
     "Event",
     "EvidenceReport",
+    "ExportFileSource",
+    "ExportForm",
     "ExportOptions",
     "ExportReader",
+    "ExportSections",
     "FactChange",
     "FactsDiff",
+    "FileSection",
     "Finding",
     "FleetFacts",
     "FleetItem",
@@ -225,6 +265,7 @@ __all__ = [
     "HubStats",
     "HubTimeouts",
     "Identity",
+    "ImageSection",
     "KeepLast",
     "KeepPolicy",
     "KeyCheck",
@@ -236,6 +277,7 @@ __all__ = [
     "Ktb1Codec",
     "Ktb2Codec",
     "Ktb2Reader",
+    "LagReport",
     "LedgerPrefix",
     "Leftover",
     "LoadReport",
@@ -250,6 +292,7 @@ __all__ = [
     "MetadataBackupReport",
     "MetadataEntry",
     "MirrorSink",
+    "MissingReport",
     "NodeStatus",
     "ObservedSink",
     "Observer",
@@ -263,6 +306,8 @@ __all__ = [
     "PrivateKey",
     "Proof",
     "ProvenanceReport",
+    "PrunePlan",
+    "PruneReport",
     "PublicInfo",
     "PublicKey",
     "ReadBack",
@@ -270,9 +315,23 @@ __all__ = [
     "ReadLimits",
     "ReadOnlySink",
     "ReadOptions",
+    "RecipientPlan",
+    "RecipientReport",
+    "RecipientsListing",
     "Record",
+    "RecordSection",
     "RecoverReport",
     "Recovered",
+    "RepairPlan",
+    "RepairReport",
+    "Repository",
+    "RepositoryBackupOptions",
+    "RepositoryBackupReport",
+    "RepositoryCopyReport",
+    "RepositoryPipeline",
+    "RepositoryRestorePlan",
+    "RepositoryRestoreReport",
+    "RepositoryVerifyReport",
     "RestoreReport",
     "RetentionPolicy",
     "RetryPolicy",
@@ -283,7 +342,11 @@ __all__ = [
     "S3Options",
     "Sample",
     "SecretReport",
+    "SectionCapture",
     "SectionName",
+    "SectionRecord",
+    "SectionSource",
+    "SetMember",
     "SettingChange",
     "SettingsPlan",
     "SettingsReport",
@@ -296,6 +359,7 @@ __all__ = [
     "SnapshotData",
     "SnapshotDecision",
     "SnapshotDirectory",
+    "SnapshotDirectorySource",
     "SnapshotId",
     "SnapshotList",
     "SnapshotManager",
@@ -323,8 +387,15 @@ __all__ = [
     "VerifyKey",
     "VerifyLevel",
     "VerifyReport",
+    "WriteOptions",
+    "WriterKey",
+    "WrittenSection",
+    "add_recipients",
+    "apply_erase_tenant",
+    "apply_recipients",
     "apply_settings",
     "back_up_metadata",
+    "back_up_set",
     "capture_all",
     "capture_facts",
     "check_content",
@@ -341,7 +412,11 @@ __all__ = [
     "identity_of",
     "jsonable",
     "key_file_findings",
+    "list_recipients",
     "parse_record",
+    "plan_erase_tenant",
+    "plan_remove_recipients",
+    "plan_rotate",
     "plan_settings",
     "read_metadata",
     "sign_archive",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 
 import attrs
@@ -36,6 +37,15 @@ from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.pruning import apply_prune, plan_prune
 from .operations.repository.repairing import RepairPlan, RepairReport, apply_repair, plan_repair
 from .operations.repository.replicating import lag, replicate
+from .operations.repository.restoring import (
+    RepositoryRestorePlan,
+    RepositoryRestoreReport,
+    plan_restore,
+    restore_directory,
+    restore_stream,
+)
+from .operations.repository.stored_export import ExportForm
+from .operations.repository.timeline import AsOf, MissingReport, as_of, missing
 from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
 from .operations.repository.verifying import verify, verify_all
 from .repository.manifest import ArchiveManifest
@@ -103,6 +113,49 @@ class RepositoryPipeline:
     def manifest(self, archive_id: str = "latest") -> ArchiveManifest:
         """Return the manifest of an archive."""
         return self.repository.manifest(self._resolve(archive_id))
+
+    def as_of(
+        self,
+        moment: dt.datetime,
+        *,
+        kind: str | None = None,
+        source_id: str | None = None,
+        tenant: str | None = None,
+    ) -> AsOf:
+        """Return the newest complete archive at or before a moment, of a tenant if one is named, and the gap."""
+        return as_of(self.repository, moment, kind=kind, source_id=source_id, tenant=tenant)
+
+    def missing(self, since: dt.datetime, *, tenants: bool = False) -> MissingReport:
+        """Return which series, and which tenants, have no complete archive since a moment."""
+        return missing(self.repository, since, tenants=tenants)
+
+    # -- restore ----------------------------------------------------------------------------------------------------
+
+    def plan_restore(self, archive_id: str, directory: str | os.PathLike[str]) -> RepositoryRestorePlan:
+        """Return what `restore` would write; nothing is written."""
+        return plan_restore(self.repository, self._resolve(archive_id), directory)
+
+    def restore(
+        self,
+        archive_id: str,
+        directory: str | os.PathLike[str],
+        *,
+        sections: Iterable[str] | None = None,
+        form: ExportForm = ExportForm.RECORDS,
+    ) -> RepositoryRestoreReport:
+        """Write an archive into a new directory, which appears complete or not at all."""
+        return restore_directory(
+            self.repository,
+            self._resolve(archive_id),
+            directory,
+            sections=sections,
+            form=form,
+            observer=self.observer,
+        )
+
+    def read(self, section: str, archive_id: str = "latest") -> Iterator[bytes]:
+        """Yield one section of an archive, each piece compared with what was backed up."""
+        yield from restore_stream(self.repository, self._resolve(archive_id), section)
 
     # -- check, copy, heal --------------------------------------------------------------------------------------------
 

@@ -14,9 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 import pytest
-from repository_stage import MOMENT, StagedSource, new_repository
+from repository_stage import MOMENT, StagedSource
 
-from knowtation_backup.errors import BackupError, BlobNotFoundError, DecryptionError, IntegrityError
+from knowtation_backup.codecs.keys import EncryptionKey
+from knowtation_backup.errors import (
+    BackupError,
+    BlobNotFoundError,
+    DecryptionError,
+    ErasedTenantError,
+    IntegrityError,
+)
 from knowtation_backup.model.reports import Coverage, Outcome, VerifyLevel
 from knowtation_backup.model.sections import PAGE_BYTES, SectionKind
 from knowtation_backup.operations.repository.backup import back_up
@@ -27,7 +34,7 @@ from knowtation_backup.operations.repository.verify_reports import ArchiveVerify
 from knowtation_backup.operations.repository.verifying import verify, verify_all
 from knowtation_backup.repository import images, packing, recordsets
 from knowtation_backup.repository.content import ArchiveReader
-from knowtation_backup.repository.layout import CONFIG_KEY, archive_id_at, archive_key
+from knowtation_backup.repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, archive_id_at, archive_key
 from knowtation_backup.repository.manifest import FileTable, ImageTables
 from knowtation_backup.repository.reading import IndexReader
 from knowtation_backup.repository.repository import Repository
@@ -111,10 +118,10 @@ def stage() -> Stage:
     patch.setattr(recordsets, "_FRAME_BYTES", 4 << 10)
     rng = random.Random(5)  # noqa: S311 - the same content in every run
     page = functools.partial(rng.randbytes, PAGE_BYTES)
-    repository = new_repository(MemorySink())
+    repository = Repository.create(MemorySink(), seal_to=EncryptionKey.generate(), tenant_keys=True)
     heap = b"".join(page() for _ in range(100)) + bytes(60 * PAGE_BYTES) + b"end"
     stable = b"".join(page() for _ in range(40))
-    notes = {(b"t%d" % (n % 20), b"note-%d" % n): rng.randbytes(120) for n in range(400)}
+    notes = {(b"t%d" % (n % 3), b"note-%d" % n): rng.randbytes(120) for n in range(400)}
     first = StagedSource(
         images={"heap.bin": heap, "stable.bin": stable},
         files={"module.wasm": rng.randbytes(1_500_000)},
@@ -140,6 +147,9 @@ def stage() -> Stage:
         manifest = repository.manifest(archive_id)
         for key in (archive_key(archive_id), *(key for key, _ in manifest.objects())):
             users.setdefault(key, set()).add(archive_id)
+        if manifest.section("notes") is not None:  # each has records of all tenants
+            for info in repository.sink.list(TENANT_PREFIX):
+                users.setdefault(info.key, set()).add(archive_id)
     sink = repository.sink
     assert isinstance(sink, MemorySink)
     return Stage(
@@ -151,7 +161,8 @@ def stage() -> Stage:
 
 
 def all_objects() -> list[str]:
-    return sorted(stage().blobs)
+    """Everything that archives need; access files are those of people."""
+    return sorted(key for key in stage().blobs if key in stage().users and key != CONFIG_KEY)
 
 
 def read_section(repository: Repository, archive_id: str, name: str) -> bytes | frozenset[bytes]:
@@ -191,12 +202,13 @@ def check_reading(repository: Repository, report: ArchiveVerifyReport) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_verification_names_what_is_affected_and_repair_heals(damage: str) -> None:
     for key in all_objects():
-        if key == CONFIG_KEY:
-            continue
         repository = stage().damaged(key, DAMAGES[damage])
         report = verify_all(repository, record=False)
         if damage == "deleted" and archive_id_at(key) is not None:
             check_forgotten(repository, report, key)
+            continue
+        if damage == "deleted" and key.startswith(TENANT_PREFIX):
+            check_erased(repository, report)
             continue
         assert [item.key for item in report.objects] == [key], (damage, key)
         assert report.outcome is Outcome.DIFFERENT
@@ -222,6 +234,17 @@ def check_forgotten(repository: Repository, report: RepositoryVerifyReport, key:
     assert copy(replica, repository).copied == {archive_id: archive_id}
     assert verify_all(repository, record=False).ok
     assert contents_of(repository) == stage().blobs
+
+
+def check_erased(repository: Repository, report: RepositoryVerifyReport) -> None:
+    """Deleting the key of a tenant is erasing it: no damage, and nobody reads its records any more."""
+    assert report.ok
+    assert report.erased_records > 100
+    (archive_id, *_) = repository.archive_ids()
+    with pytest.raises(ErasedTenantError):
+        read_section(repository, archive_id, "notes")
+    for name in ("heap.bin", "stable.bin", "module.wasm"):
+        assert read_section(repository, archive_id, name) == stage().plain[archive_id][name]
 
 
 def check_repair(repository: Repository, key: str) -> None:
@@ -254,9 +277,19 @@ def test_the_configuration_is_compared_with_what_it_said(damage: str) -> None:
     check_repair(repository, CONFIG_KEY)
 
 
+@pytest.mark.parametrize("damage", ["first byte", "emptied", "swapped"])
+def test_the_header_of_access_files_is_looked_at(damage: str) -> None:
+    (key,) = (key for key in stage().blobs if key.startswith(ACCESS_PREFIX))
+    repository = stage().damaged(key, DAMAGES[damage])
+    report = verify_all(repository, record=False)
+    assert [item.key for item in report.objects] == [key]
+    assert not report.failed
+    check_repair(repository, key)
+
+
 def test_the_stage_is_worth_damaging() -> None:
     kinds = {key.split("/")[0] for key in stage().blobs}
-    assert kinds == {"repository.json", "packs", "indexes", "archives"}
+    assert kinds == {"repository.json", "keys", "packs", "indexes", "archives", "tenants"}
     packs = [key for key in stage().blobs if key.startswith("packs/")]
     shared = [key for key in packs if len(stage().users[key]) > 1]
     assert len(packs) >= 8
@@ -309,8 +342,8 @@ def test_a_writer_key_proves_stored_bytes_and_says_that_it_opened_nothing() -> N
     assert report.covered is Coverage.STORED
     assert "content not opened" in str(report)
     for key in all_objects():
-        if key == CONFIG_KEY:
-            continue
+        if key.startswith(TENANT_PREFIX):
+            continue  # sealed to the repository key
         damaged = stage().damaged(key, DAMAGES["in the middle"])
         closed = Repository.open_with(damaged.sink, damaged.writer_key)
         found = verify_all(closed, record=False)
@@ -321,6 +354,8 @@ def test_a_writer_key_proves_stored_bytes_and_says_that_it_opened_nothing() -> N
 @pytest.mark.parametrize("level", [VerifyLevel.STRUCTURE, VerifyLevel.PRESENCE])
 def test_lower_levels_find_what_they_look_at(level: VerifyLevel) -> None:
     for key in all_objects():
+        if key.startswith(TENANT_PREFIX):
+            continue  # only opening what it is needed for shows what it is
         found = {
             name: [item.key for item in verify_all(stage().damaged(key, damage), level=level, record=False).objects]
             for name, damage in DAMAGES.items()

@@ -160,6 +160,7 @@ class ClaimRegister:
                 waiting = page_claims(self._reader.page_table(name.index_id, name.frame))
             else:
                 waiting = record_claims(self._reader.record_table(name.index_id, name.frame))
+            self._reader.turn()
         taken = waiting.pop(pack_id, {})
         if waiting:
             self._open[name] = waiting

@@ -119,6 +119,8 @@ class ImageWriter:
     def _begin(self, number: int) -> _SegmentWriter:
         parent = self._parent
         known = parent.segment(number) if parent is not None else None
+        if parent is not None:
+            parent.reader.turn()
         tables = parent.page_tables(known) if parent is not None and known is not None else []
         shrinks = parent is not None and self._section.size_bytes < parent.tables.size_bytes
         pages = min(SEGMENT_PAGES, -(-self._section.size_bytes // PAGE_BYTES) - number * SEGMENT_PAGES)

@@ -10,7 +10,7 @@ from ..model.sections import PAGE_BYTES, SectionKind
 from .claims import piece_frames
 from .folding import fold_ids, fold_records, fold_spots
 from .keys import ID_BYTES
-from .layout import index_key, pack_key
+from .layout import index_key
 from .manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables, SegmentTables
 from .proving import WRONG_BYTES, BadPlaces
 from .reading import IndexReader
@@ -34,7 +34,7 @@ class SectionLoss:
     of_parts: int = 0
     """How many parts all records are divided into, by a hash of owner and name."""
     objects: tuple[str, ...] = ()
-    """Keys of the packs and indexes the lost content needs, sorted."""
+    """Keys of the packs, indexes and keys of tenants that are at fault, sorted."""
 
     @property
     def pages(self) -> tuple[tuple[int, int], ...]:
@@ -104,7 +104,7 @@ def _file_loss(manifest: ArchiveManifest, table: FileTable, bad: BadPlaces) -> S
     for piece, frame in zip(table.pieces, piece_frames(manifest, table), strict=True):
         if bad.of(frame, ((0, piece.piece_id),)):
             ranges.append((at, at + piece.size_bytes))
-            objects.add(pack_key(frame.pack_id))
+            objects.add(bad.culprit(frame))
         at += piece.size_bytes
     return SectionLoss(
         section=table.name, kind=table.kind, ranges=tuple(joined(ranges)), objects=tuple(sorted(objects))
@@ -140,7 +140,7 @@ def _image_loss(
             slots = bad.of(frame, places)
             first = base + run.first - run.slot
             lost += [(first + slot, first + slot + 1) for slot in slots]
-            objects.update([pack_key(frame.pack_id)] if slots else [])
+            objects.update([bad.culprit(frame)] if slots else [])
     ranges = [(first * PAGE_BYTES, min(end * PAGE_BYTES, tables.size_bytes)) for first, end in joined(lost)]
     return SectionLoss(section=tables.name, kind=tables.kind, ranges=tuple(ranges), objects=tuple(sorted(objects)))
 
@@ -162,7 +162,7 @@ def _records_loss(
         for record in fold_records(found).values():
             if bad.of(record.frame, ((record.slot, record.record_id),)):
                 records += 1
-                objects.add(pack_key(record.frame.pack_id))
+                objects.add(bad.culprit(record.frame))
     return SectionLoss(
         section=tables.name,
         kind=tables.kind,

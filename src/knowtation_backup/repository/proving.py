@@ -28,7 +28,7 @@ from ..model.sections import PAGE_BYTES
 from .claims import Claim, Claims, PageClaim, PieceClaim, RecordClaim
 from .content import FrameReader, values_of
 from .keys import ID_BYTES, WriterKey
-from .layout import pack_key
+from .layout import TENANT_PREFIX, pack_key
 from .manifest import ObjectRef
 from .storing import MAX_OBJECT_BYTES
 from .tables import FrameRef
@@ -52,10 +52,17 @@ class BadPlaces:
     frames: dict[FrameRef, AbstractSet[Place] | None] = attrs.field(factory=dict)
     """What somebody says lies in a frame and does not; `None`: nothing of the frame can be read."""
 
+    blamed: dict[FrameRef, str] = attrs.field(factory=dict)
+    """Key of the object that is at fault, where that is another one than the pack: the key of a tenant."""
+
     @property
     def touched(self) -> set[bytes]:
         """Packs of which at least something cannot be read."""
         return self.packs | {frame.pack_id for frame in self.frames}
+
+    def culprit(self, frame: FrameRef) -> str:
+        """Return the key of the object because of which a frame cannot be read from."""
+        return self.blamed.get(frame, pack_key(frame.pack_id))
 
     def of(self, frame: FrameRef, places: Iterable[Place]) -> list[int]:
         """Return those of the places of a frame, by their ids, that cannot be read from."""
@@ -77,6 +84,8 @@ class PackProof:
     """Why it is not what its name says; `None` when it is."""
     mismatch: BackupError | None = None
     """Why it does not hold what tables say although it is what its name says: they are wrong, or it always was."""
+    blamed: Mapping[FrameRef, BackupError] = attrs.field(factory=dict)
+    """Frames that the key of a tenant does not open because that is damaged; the context of each error has its key."""
     bad: Mapping[FrameRef, AbstractSet[Place] | None] | None = attrs.field(factory=dict)
     """See `BadPlaces.frames`; `None`: nothing of the pack can be relied on."""
     erased: int = 0
@@ -116,6 +125,7 @@ def prove_pack(
     bad: dict[FrameRef, AbstractSet[Place] | None] = {}
     erased = 0
     mismatch: BackupError | None = None
+    blamed: dict[FrameRef, BackupError] = {}
     unopened: NoMatchingKeyError | None = None
     for frame, wanted in claims.items():
         try:
@@ -128,7 +138,10 @@ def prove_pack(
                 break
             else:
                 bad[frame] = None
-                mismatch = mismatch or error
+                if str(error.context.get("key", "")).startswith(TENANT_PREFIX):
+                    blamed[frame] = error
+                else:
+                    mismatch = mismatch or error
         else:
             if places:
                 bad[frame] = places
@@ -139,6 +152,7 @@ def prove_pack(
         bytes_read=len(stored),
         error=wrong,
         mismatch=mismatch if wrong is None else None,
+        blamed=blamed,
         bad=bad,
         erased=erased,
         unopened=unopened,

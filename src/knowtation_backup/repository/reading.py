@@ -19,6 +19,7 @@ from .tables import PageTable, RecordTable, TenantTable
 __all__ = ["IndexReader", "read_archive_manifest"]
 
 _CACHED_BYTES: Final = 24 << 20
+_IDLE_BYTES: Final = 8 << 20
 
 
 def read_archive_manifest(sink: ArchiveSink, keys: ReadKeys | WriterKey, archive_id: str) -> ArchiveManifest:
@@ -35,7 +36,8 @@ def read_archive_manifest(sink: ArchiveSink, keys: ReadKeys | WriterKey, archive
 
 class IndexReader:
     """
-    Tables of indexes, with the most recently used indexes in memory, about 24 MB. Thread-safe.
+    Tables of indexes, with the most recently used indexes in memory: about 24 MB, or 8 MB and what is in use where
+    those who go through segments say when they turn to the next. Thread-safe.
 
     Args:
         sink: Where they are.
@@ -48,6 +50,23 @@ class IndexReader:
         self._lock = threading.Lock()
         self._cached: OrderedDict[bytes, list[bytes]] = OrderedDict()
         self._cached_bytes = 0
+        self._used: set[bytes] = set()
+        """Since the last turn."""
+
+    def turn(self) -> None:
+        """
+        Drop what was not used since the last turn, beyond 8 MB: to be called between segments.
+
+        Tables of the next segment lie in the indexes of this one, or in new ones. So what deep chains come back to for
+        every segment stays, and indexes of large images that were gone through do not.
+        """
+        with self._lock:
+            idle = [index_id for index_id in self._cached if index_id not in self._used]
+            for index_id in idle:
+                if self._cached_bytes <= _IDLE_BYTES:
+                    break
+                self._cached_bytes -= sum(map(len, self._cached.pop(index_id)))
+            self._used.clear()
 
     def page_tables(self, manifest: ArchiveManifest, segment: SegmentTables) -> list[PageTable]:
         """Return the tables of a segment of an image, the full one first."""
@@ -79,6 +98,7 @@ class IndexReader:
 
     def _frames(self, index_id: bytes) -> list[bytes]:
         with self._lock:
+            self._used.add(index_id)
             found = self._cached.get(index_id)
             if found is not None:
                 self._cached.move_to_end(index_id)

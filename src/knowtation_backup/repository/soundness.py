@@ -107,6 +107,7 @@ class _Check:
             found, problems = self._tables(segment, SectionKind.IMAGE, self._reader.page_table)
             yield from problems
             whole = whole and not problems
+            self._reader.turn()
             root.update(bytes(memoryview(fold_ids(found))[: pages * ID_BYTES]))
         root.update(tables.size_bytes.to_bytes(8, "big"))
         if whole and root.digest() != tables.root:

@@ -19,18 +19,26 @@ from .._engine.ahead import map_ahead
 from ..codecs.hpke import open_sealed, seal_to
 from ..codecs.keys import KeyKind, PrivateKey, PublicKey
 from ..contracts import ArchiveSink
-from ..errors import BlobNotFoundError, ConfigurationError, ErasedTenantError, IntegrityError, TamperedError
+from ..errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    DecryptionError,
+    ErasedTenantError,
+    IntegrityError,
+    TamperedError,
+)
 from .frames import FileHead, FileKind, content_of, open_file, seal_small
 from .keys import ID_BYTES, ReadKeys, WriterKey
 from .layout import TENANT_PREFIX, tenant_key_at, tenant_key_id, tenant_key_named
 from .storing import put_object
 
-__all__ = ["TenantOpener", "TenantSealer", "TenantSealers", "store_keys"]
+__all__ = ["TenantOpener", "TenantSealer", "TenantSealers", "open_tenant_key", "store_keys"]
 
 _KEY_ID_BYTES: Final = 8
 _NAME_BYTES: Final = ID_BYTES + _KEY_ID_BYTES
 _MARKERS: Final = 2
 """What is added to the marker of a body that is sealed to a tenant."""
+_RAW_BYTES: Final = 32
 _MAX_OBJECT_BYTES: Final = 64 << 10
 _CACHED_KEYS: Final = 1 << 14
 _PUTS: Final = 8
@@ -185,11 +193,27 @@ class TenantOpener:
             stored = b"".join(self._sink.read(key, size_bytes=_MAX_OBJECT_BYTES))
         except BlobNotFoundError:
             return None
-        content = b"".join(open_file(FileKind.TENANT_KEY, stored, self._keys))
-        raw = content[ID_BYTES:]
-        if content[:ID_BYTES] == name[:ID_BYTES] and len(raw) == len(content) - ID_BYTES == 32:
-            private_key = PrivateKey(kind=KeyKind.X25519, raw=raw)
-            if tenant_key_id(private_key.public_key.raw) == name[ID_BYTES:]:
-                return private_key
-        message = f"{key} holds another key than its name says"
-        raise IntegrityError(message, kind="object_changed", hint="copy it from a replica", key=key)
+        return open_tenant_key(key, stored, self._keys)
+
+
+def open_tenant_key(key: str, stored: bytes, keys: ReadKeys) -> PrivateKey:
+    """
+    Return the private key of a tenant from an object of `tenants/`, once it proved to be what its name says.
+
+    Raises:
+        IntegrityError: It is not, kind ``object_changed``; its context has the key of the object.
+    """
+    named = tenant_key_named(key)
+    try:
+        content = b"".join(open_file(FileKind.TENANT_KEY, stored, keys))
+    except (IntegrityError, DecryptionError) as error:
+        # Also when another key is asked for: what is sealed to a tenant is younger than its key, and was opened.
+        message = f"{key} was changed: {error.message}"
+        raise IntegrityError(message, kind="object_changed", hint="copy it from a replica", key=key) from error
+    raw = content[ID_BYTES:]
+    if named is not None and content[:ID_BYTES] == named[0] and len(raw) == len(content) - ID_BYTES == _RAW_BYTES:
+        private_key = PrivateKey(kind=KeyKind.X25519, raw=raw)
+        if tenant_key_id(private_key.public_key.raw) == named[1]:
+            return private_key
+    message = f"{key} holds another key than its name says"
+    raise IntegrityError(message, kind="object_changed", hint="copy it from a replica", key=key)

@@ -55,7 +55,11 @@ class _Capture:
     def __init__(self, source: ArchiveSource) -> None:
         self._source = source
         self._manifest = source.manifest
-        self._reader = ArchiveReader(source.repository.sink, source.repository.read_keys, source.manifest)
+        repository = source.repository
+        self._reader = ArchiveReader(
+            repository.sink, repository.read_keys, source.manifest, tenant_sink=repository.tenant_sink
+        )
+        self._erased = 0
         self._details: dict[str, Any] = {}
         self.kind = source.manifest.kind
         self.source_id = source.manifest.source_id
@@ -83,7 +87,7 @@ class _Capture:
             message = f"{tables.name} has records, whose owners and names a repository knows by hashes only"
             raise ConfigurationError(message, kind="records_unnamed", hint="pass identify=")
         keys = self._source.repository.writer_key
-        for group in self._reader.records(tables):
+        for group in self._reader.records(tables, on_erased=self._note_erased):
             batch: list[SectionRecord] = []
             for record in group:
                 owner, name = identify(tables.name, record.value)
@@ -93,12 +97,18 @@ class _Capture:
                 batch.append(SectionRecord(owner, name, record.value))
             yield batch
 
+    def _note_erased(self, _owner_key: bytes, records: int) -> None:
+        self._erased += records
+
     def result(self) -> CaptureResult:
         manifest = self._manifest
         try:
             warnings = tuple(Finding(**warning) for warning in self._details.get("warnings", ()))
         except TypeError as error:
             raise IntegrityError("warnings of an archive cannot be read", kind="details_unreadable") from error
+        if self._erased:
+            message = f"{self._erased} record(s) were left out, since the keys of their tenants were destroyed"
+            warnings += (Finding(code="records_erased", where=self.source_id, message=message),)
         return CaptureResult(
             complete=manifest.complete,
             counts=manifest.counts,

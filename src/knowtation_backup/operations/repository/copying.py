@@ -47,7 +47,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
     Copy archives that the other repository does not have; repeat it to finish a copy that was interrupted.
 
     An archive that was re-keyed has another id there. It is recognised by kind, source, the moments of its content and
-    of its beginning, and the names and sizes of its sections.
+    of its beginning, and the names and sizes of its sections. Records of erased tenants are left out.
 
     Args:
         source: What to copy. With the same keys on both sides a writer key is enough; else it is read.
@@ -129,8 +129,8 @@ def _tell(observer: Observer, name: str, **fields: object) -> None:
 def _identity(manifest: ArchiveManifest) -> tuple[object, ...]:
     """What is the same of an archive and its copy under other keys, and of no other archive."""
     sizes = tuple(
-        (section.name, section.kind, section.count if isinstance(section, RecordTables) else section.size_bytes)
-        for section in manifest.sections
+        (section.name, section.kind, 0 if isinstance(section, RecordTables) else section.size_bytes)
+        for section in manifest.sections  # records of erased tenants are not copied
         if section.name != DETAILS_SECTION  # another release may write other details
     )
     return manifest.kind, manifest.source_id, manifest.taken_at, manifest.started_at, sizes

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from ...codecs.ktb2 import describe
 from ...contracts import ArchiveSink, Clock, Observer, ignore_events, utc_now
 from ...errors import (
     BackupError,
@@ -26,10 +27,11 @@ from ...errors import (
 from ...model.events import Event
 from ...model.reports import Outcome, VerifyLevel
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
-from ...repository.layout import CONFIG_KEY, check_named
+from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, check_named
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository
 from ...repository.storing import MAX_OBJECT_BYTES
+from ...repository.tenants import open_tenant_key
 from .verify_reports import DamagedObject, RepositoryVerifyReport
 from .verifying import verify_all
 
@@ -152,14 +154,14 @@ def plan_repair(  # noqa: PLR0913 - the last four have defaults
 
 
 def _step(repository: Repository, replicas: Sequence[Repository], damage: DamagedObject) -> RepairStep:
-    here = _stored(repository.sink, damage.key)
+    here = _stored(repository, damage.key)
     found = hashlib.sha256(here).hexdigest() if here is not None else ""
     if here is not None and _fault(repository, damage.key, here) is None:
         reason = "its bytes are what was written: no copy can have others"
         return RepairStep(damage=damage, found=found, reason=reason)
     reasons: list[str] = []
     for number, replica in enumerate(replicas):
-        stored = _stored(replica.sink, damage.key)
+        stored = _stored(replica, damage.key)
         fault = _fault(repository, damage.key, stored)
         if stored is not None and fault is None:
             return RepairStep(
@@ -173,10 +175,14 @@ def _step(repository: Repository, replicas: Sequence[Repository], damage: Damage
     return RepairStep(damage=damage, found=found, reason="; ".join(reasons) or "there is no replica")
 
 
-def _stored(sink: ArchiveSink, key: str) -> bytes | None:
+def _sink_of(repository: Repository, key: str) -> ArchiveSink:
+    return repository.tenant_sink if key.startswith(TENANT_PREFIX) else repository.sink
+
+
+def _stored(repository: Repository, key: str) -> bytes | None:
     """Return an object as it lies there, and no more of it than any can have; `None` when there is none."""
     with contextlib.suppress(BlobNotFoundError):
-        return b"".join(sink.read(key, size_bytes=MAX_OBJECT_BYTES + 1))
+        return b"".join(_sink_of(repository, key).read(key, size_bytes=MAX_OBJECT_BYTES + 1))
     return None
 
 
@@ -185,7 +191,11 @@ def _fault(repository: Repository, key: str, stored: bytes | None) -> BackupErro
     try:
         if stored is None:
             raise BlobNotFoundError(f"there is no {key}", key=key)
-        if key != CONFIG_KEY:
+        if key.startswith(TENANT_PREFIX):
+            open_tenant_key(key, stored, repository.read_keys)
+        elif key.startswith(ACCESS_PREFIX):
+            describe(lambda: iter((stored,)))
+        elif key != CONFIG_KEY:
             check_named(key, stored)
         elif len(stored) > MAX_CONFIG_BYTES or RepositoryConfig.from_bytes(stored) != repository.config:
             raise IntegrityError("repository.json says something else than when it was opened", kind="bad_config")
@@ -222,7 +232,7 @@ def apply_repair(
     for step in plan.healing:
         key = step.damage.key
         try:
-            copied_bytes += _heal(repository, given[step.replica_number].sink, step)
+            copied_bytes += _heal(repository, given[step.replica_number], step)
         except (*WRONG_BYTES, SinkPermissionError) as error:
             observer(Event(name="repair.failed", fields={"key": key, "error": error.kind}))
             unhealed.append((key, str(error)))
@@ -235,30 +245,31 @@ def apply_repair(
 def _check_fresh(repository: Repository, replicas: Sequence[Repository], plan: RepairPlan) -> None:
     if any(step.replica_number >= len(replicas) for step in plan.steps):
         raise PlanStaleError("the plan was made with other replicas", hint="pass those it was made with")
-    changed = [step.damage.key for step in plan.healing if _digest(repository.sink, step.damage.key) != step.found]
+    changed = [step.damage.key for step in plan.healing if _digest(repository, step.damage.key) != step.found]
     if changed:
         message = f"{len(changed)} object(s) changed since the plan was made: {', '.join(changed[:5])}"
         raise PlanStaleError(message, hint="plan again", keys=changed[:20])
 
 
-def _digest(sink: ArchiveSink, key: str) -> str:
-    stored = _stored(sink, key)
+def _digest(repository: Repository, key: str) -> str:
+    stored = _stored(repository, key)
     return "" if stored is None else hashlib.sha256(stored).hexdigest()
 
 
-def _heal(repository: Repository, replica: ArchiveSink, step: RepairStep) -> int:
+def _heal(repository: Repository, replica: Repository, step: RepairStep) -> int:
     key = step.damage.key
     good = _stored(replica, key)
     fault = _fault(repository, key, good)
     if fault is not None:
         raise fault
     data = good or b""
+    sink = _sink_of(repository, key)
     if step.found:
         with contextlib.suppress(BlobNotFoundError):
-            repository.sink.delete(key)
+            sink.delete(key)
     with contextlib.suppress(BlobExistsError):  # somebody else healed it meanwhile: that is looked at next
-        repository.sink.put(key, (data,))
-    again = _fault(repository, key, _stored(repository.sink, key))
+        sink.put(key, (data,))
+    again = _fault(repository, key, _stored(repository, key))
     if again is not None:
         raise again
     return len(data)

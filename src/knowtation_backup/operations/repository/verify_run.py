@@ -15,11 +15,12 @@ from ...contracts import Clock, Observer
 from ...errors import BackupError, BlobNotFoundError
 from ...model.events import Event
 from ...model.reports import Coverage, Finding, Sample, Unverified, VerifyLevel
+from ...repository.access import access_files
 from ...repository.claims import ClaimRegister, Claims
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
 from ...repository.content import FrameReader
 from ...repository.keys import ReadKeys
-from ...repository.layout import CONFIG_KEY, archive_key, index_key, pack_key
+from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, archive_key, index_key, pack_key
 from ...repository.losses import SectionLoss, find_losses
 from ...repository.manifest import ArchiveManifest, ObjectRef
 from ...repository.proving import WRONG_BYTES, BadPlaces, PackProof, prove_pack
@@ -69,7 +70,10 @@ class Verification:
     damaged: dict[str, tuple[str, str]] = attrs.field(factory=dict)
     """Code and message by key; what was found first."""
     mismatched: dict[str, tuple[str, str]] = attrs.field(factory=dict)
-    """The same of packs that are what their names say: only archives that lose something are concerned."""
+    """The same of packs that are what their names say, and of keys of tenants: only archives that lose something are
+    concerned."""
+    doubtful: set[bytes] = attrs.field(factory=set)
+    """Packs that do not hold, or whose tenants' keys do not open, what somebody says."""
     bad: BadPlaces = attrs.field(factory=BadPlaces)
     unopened: dict[bytes, BackupError] = attrs.field(factory=dict)
     read: dict[bytes, int] = attrs.field(factory=dict)
@@ -87,13 +91,20 @@ class Verification:
         self.damaged.setdefault(key, (code, message))
 
     def config(self) -> None:
-        """Compare what the repository says of itself with what it said when it was opened."""
+        """
+        Compare what the repository says of itself with what it said when it was opened, and look at access files.
+
+        Of these only the header can be judged without the key of their recipient.
+        """
         try:
             stored = b"".join(self.repository.sink.read(CONFIG_KEY, size_bytes=MAX_CONFIG_BYTES + 1))
             if RepositoryConfig.from_bytes(stored) != self.repository.config:
                 self.note("config_changed", CONFIG_KEY, "it says something else than when it was opened")
         except WRONG_BYTES as error:
             self.note(error.kind, CONFIG_KEY, str(error))
+        for file in access_files(self.repository.sink):
+            if file.error is not None:
+                self.note(file.error.kind, file.key, str(file.error))
 
     def check(self, archives: Iterable[ListedArchive]) -> None:
         """Look at archives as deep as was asked for."""
@@ -178,7 +189,11 @@ class Verification:
         chosen = [pack_id for pack_id in chosen if pack_id not in self.bad.packs]
         keys = self.repository.keys
         ids = self.repository.writer_key
-        frames = FrameReader(self.repository.sink, keys) if isinstance(keys, ReadKeys) else None
+        frames = (
+            FrameReader(self.repository.sink, keys, tenant_sink=self.repository.tenant_sink)
+            if isinstance(keys, ReadKeys)
+            else None
+        )
 
         def prove(work: tuple[ObjectRef, Claims]) -> PackProof:
             return prove_pack(self.repository.sink, *work, ids=ids, frames=frames)
@@ -207,7 +222,13 @@ class Verification:
         if proof.error is not None:
             self.note(proof.error.kind, pack_key(proof.pack_id), str(proof.error))
         if proof.mismatch is not None:
+            self.doubtful.add(proof.pack_id)
             self.mismatched[pack_key(proof.pack_id)] = (proof.mismatch.kind, str(proof.mismatch))
+        for frame, error in proof.blamed.items():
+            key = str(error.context["key"])
+            self.mismatched[key] = (error.kind, str(error))
+            self.bad.blamed[frame] = key
+            self.doubtful.add(proof.pack_id)
         if proof.bad is None:
             self.bad.packs.add(proof.pack_id)
         else:
@@ -222,10 +243,11 @@ class Verification:
         reports: list[ArchiveVerifyReport] = []
         unverified: list[Unverified] = []
         vanished: list[str] = []
-        objects: dict[str, DamagedObject] = {}
-        if CONFIG_KEY in self.damaged:
-            code, message = self.damaged[CONFIG_KEY]
-            objects[CONFIG_KEY] = DamagedObject(key=CONFIG_KEY, code=code, message=message)
+        objects = {
+            key: DamagedObject(key=key, code=code, message=message)
+            for key, (code, message) in self.damaged.items()
+            if key == CONFIG_KEY or key.startswith(ACCESS_PREFIX)  # of no archive
+        }
         for archive in self.archives:
             if self._is_gone(archive):
                 vanished.append(archive.archive_id)
@@ -280,8 +302,7 @@ class Verification:
         findings = [*archive.findings]
         findings += [self._finding(key, self.damaged) for key in self._damage_of(archive)]
         losses: tuple[SectionLoss, ...] = ()
-        doubtful = not self.mismatched.keys().isdisjoint(map(pack_key, archive.packs))
-        if (findings or doubtful) and archive.packs:
+        if (findings or not self.doubtful.isdisjoint(archive.packs)) and archive.packs:
             losses = self._losses(archive)
             lost = {key for loss in losses for key in loss.objects}
             findings += [self._finding(key, self.mismatched) for key in sorted(lost & self.mismatched.keys())]

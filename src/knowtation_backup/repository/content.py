@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final
 
@@ -31,6 +31,8 @@ __all__ = ["ArchiveReader", "FrameReader", "ImagePart", "ReadRecord"]
 
 _FETCH_BYTES: Final = 2 << 20
 """Frames that lie one after another are fetched together, up to so many bytes."""
+_FETCH_FRAMES: Final = 6
+"""Same: what compresses well takes more memory once it is opened."""
 _GAP_BYTES: Final = 256 << 10
 """Bytes nobody wants that are read rather than asking the store once more."""
 _WINDOW_FRAMES: Final = 24
@@ -39,7 +41,6 @@ _CACHED_BYTES: Final = 32 << 20
 _WORKERS: Final = 4
 """Threads that fetch and open: more than processors, since a store makes them wait."""
 _WRITTEN_BYTES: Final = 1 << 20
-_ZEROS: Final = bytes(_WRITTEN_BYTES)
 
 
 @attrs.frozen(eq=False)
@@ -48,7 +49,7 @@ class ImagePart:
 
     offset: int
     size_bytes: int
-    data: bytes | None = attrs.field(repr=False)
+    data: memoryview | None = attrs.field(repr=False)
 
 
 @attrs.frozen(eq=False)
@@ -156,7 +157,7 @@ def _neighbours(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
         if group:
             gap = frame.offset - group[-1].offset - group[-1].length
             size = frame.offset + frame.length - group[0].offset
-            if gap > _GAP_BYTES or size > _FETCH_BYTES:
+            if gap > _GAP_BYTES or size > _FETCH_BYTES or len(group) == _FETCH_FRAMES:
                 yield group
                 group = []
         group.append(frame)
@@ -165,16 +166,33 @@ def _neighbours(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
 
 
 class _Supply:
-    """Contents of frames in the order of first use, opened ahead, kept while there is room, read again when not."""
+    """
+    Contents of frames in the order of first use, opened ahead, kept while there is room, read again when not.
 
-    def __init__(self, reader: FrameReader, order: Iterable[FrameRef], *, workers: int) -> None:
+    Whoever opens a frame also calls *check*, which says whether it is what was backed up.
+    """
+
+    def __init__(
+        self,
+        reader: FrameReader,
+        order: Iterable[FrameRef],
+        *,
+        workers: int,
+        check: Callable[[FrameRef, bytes], None] | None = None,
+    ) -> None:
         self._reader = reader
+        self._check = check
         self._opened = map_ahead(self._open, fetch_groups(order), workers=workers)
         self._kept: OrderedDict[FrameRef, bytes | ErasedTenantError] = OrderedDict()
         self._kept_bytes = 0
 
     def _open(self, group: list[FrameRef]) -> list[tuple[FrameRef, bytes | ErasedTenantError]]:
-        return list(zip(group, self._reader.contents(group), strict=True))
+        found = list(zip(group, self._reader.contents(group), strict=True))
+        if self._check is not None:
+            for frame, content in found:
+                if isinstance(content, bytes):
+                    self._check(frame, content)
+        return found
 
     def get(self, frame: FrameRef) -> bytes:
         found = self._find(frame)
@@ -193,7 +211,7 @@ class _Supply:
             found = self._kept.get(frame)
             if found is not None:
                 return found
-        content = self._reader.contents([frame])[0]
+        ((_, content),) = self._open([frame])
         self._keep(frame, content)
         return content
 
@@ -250,7 +268,7 @@ class ArchiveReader:
 
     def image(self, tables: ImageTables) -> Generator[ImagePart, None, None]:
         """
-        Yield an image in order, in parts of at most 1 MiB, each compared with its ids.
+        Yield an image in order, in parts of at most 1 MiB, each page compared with its id.
 
         Raises:
             IntegrityError: A page is not what it was, or the whole is not: kind ``page_changed``, ``root_changed``.
@@ -279,42 +297,45 @@ class ArchiveReader:
         self, tables: ImageTables, base: int, pages: int, ids: bytes, spots: Spots
     ) -> Generator[ImagePart, None, None]:
         runs = spots.runs(pages)
-        order = list(dict.fromkeys(run.frame for run in runs))
-        supply = _Supply(self._frames, [spots.frames[place] for place in order], workers=self._workers)
+        by_frame: dict[FrameRef, list[StoredRun]] = {}
+        for run in runs:
+            by_frame.setdefault(spots.frames[run.frame], []).append(run)
+
+        def check(frame: FrameRef, content: bytes) -> None:
+            self._check_pages(content, by_frame[frame], ids, tables.name, base)
+
+        supply = _Supply(self._frames, by_frame, workers=self._workers, check=check)
         try:
-            for first, parts in _parts(runs, pages):
-                offset = (base + first) * PAGE_BYTES
-                if parts is None:
-                    count = min(_WRITTEN_BYTES // PAGE_BYTES, pages - first)
-                    size = min(count * PAGE_BYTES, tables.size_bytes - offset)
+            for stretch in _stretches(runs, pages):
+                offset = (base + stretch.first) * PAGE_BYTES
+                size = min(stretch.count * PAGE_BYTES, tables.size_bytes - offset)
+                if not stretch.runs:
                     yield ImagePart(offset, size, None)
                     continue
-                data = self._assembled(parts, spots, supply, tables.name)
-                self._check(data, ids, first, tables.name, base)
-                size = min(len(data), tables.size_bytes - offset)
-                yield ImagePart(offset, size, data if size == len(data) else data[:size])
+                pieces = [
+                    memoryview(supply.get(spots.frames[run.frame]))[
+                        run.slot * PAGE_BYTES : (run.slot + run.count) * PAGE_BYTES
+                    ]
+                    for run in stretch.runs
+                ]
+                data = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
+                yield ImagePart(offset, size, data[:size])
         finally:
             supply.close()
 
-    def _assembled(self, parts: list[StoredRun | int], spots: Spots, supply: _Supply, name: str) -> bytes:
-        pieces: list[bytes | memoryview] = []
-        for part in parts:
-            if isinstance(part, int):
-                pieces.append(_ZEROS[: part * PAGE_BYTES])
-                continue
-            content = supply.get(spots.frames[part.frame])
-            start, end = part.slot * PAGE_BYTES, (part.slot + part.count) * PAGE_BYTES
-            if end > len(content):
+    def _check_pages(self, content: bytes, runs: Sequence[StoredRun], ids: bytes, name: str, base: int) -> None:
+        """Compare the pages of a frame that an image takes from it with their ids; called by threads."""
+        view = memoryview(content)
+        for run in runs:
+            start, end = run.slot * PAGE_BYTES, (run.slot + run.count) * PAGE_BYTES
+            if end > len(view):
                 raise IntegrityError(f"a frame of {name} is too short", kind="page_changed", section=name)
-            pieces.append(memoryview(content)[start:end])
-        return b"".join(pieces)
-
-    def _check(self, data: bytes, ids: bytes, first: int, name: str, base: int) -> None:
-        found = b"".join(self._ids.page_ids(memoryview(data)))
-        wanted = ids[first * ID_BYTES : first * ID_BYTES + len(found)]
-        if found != wanted:
-            at = next(n for n in range(0, len(found), ID_BYTES) if found[n : n + ID_BYTES] != wanted[n : n + ID_BYTES])
-            page = base + first + at // ID_BYTES
+            found = self._ids.page_ids(view[start:end])
+            at = run.first * ID_BYTES
+            if b"".join(found) == ids[at : at + run.count * ID_BYTES]:
+                continue
+            wrong = next(n for n, each in enumerate(found) if each != ids[at + n * ID_BYTES : at + (n + 1) * ID_BYTES])
+            page = base + run.first + wrong
             message = f"page {page} of {name} (bytes from {page * PAGE_BYTES}) is not what was backed up"
             raise IntegrityError(message, kind="page_changed", section=name, page=page)
 
@@ -348,6 +369,7 @@ class ArchiveReader:
         tables: RecordTables,
         *,
         owner: bytes | None = None,
+        wanted: Container[bytes] | None = None,
         on_erased: Callable[[bytes, int], None] | None = None,
     ) -> Generator[list[ReadRecord], None, None]:
         """
@@ -358,6 +380,7 @@ class ArchiveReader:
         Args:
             tables: Which.
             owner: Only this one's; without the root being compared.
+            wanted: Only records of these keys; of others nothing is read.
             on_erased: Told of each owner of whom records are left out because its key was destroyed: the 8 bytes its
                 records' keys begin with, and how many they are. `None`: that is an error, once all others were yielded.
 
@@ -365,10 +388,11 @@ class ArchiveReader:
             ErasedTenantError: An owner's key was destroyed, and nobody asked to be told.
             IntegrityError: A record is not what it was, or some are missing: ``record_changed``, ``root_changed``.
         """
-        wanted = self._ids.owner_key(owner) if owner is not None else None
-        found = self.record_places(tables, wanted)
-        if wanted is None:
+        found = self.record_places(tables, self._ids.owner_key(owner) if owner is not None else None)
+        if owner is None:
             self._check_records(tables, found)
+        if wanted is not None:
+            found = {key: record for key, record in found.items() if key in wanted}
         groups: list[list[tuple[bytes, FoldedRecord]]] = []
         for key in sorted(found):
             if not groups or groups[-1][-1][0][:8] != key[:8]:
@@ -470,34 +494,34 @@ def values_of(content: bytes) -> list[bytes]:
     return values
 
 
-def _parts(runs: Sequence[StoredRun], pages: int) -> Iterator[tuple[int, list[StoredRun | int] | None]]:
-    """
-    Cut a segment into parts of at most 256 pages: the first page of each, and its stored runs and counts of zeros.
+@attrs.frozen(eq=False)
+class _Stretch:
+    """Consecutive pages of a segment: all of them stored, in these runs, or all zeros."""
 
-    `None` instead: all zeros.
-    """
+    first: int
+    count: int
+    runs: Sequence[StoredRun] = ()
+
+
+def _stretches(runs: Sequence[StoredRun], pages: int) -> Iterator[_Stretch]:
+    """Cut a segment into stretches of stored pages and of zeros, each of at most 1 MiB."""
     limit = _WRITTEN_BYTES // PAGE_BYTES
-    waiting = iter(runs)
-    run = next(waiting, None)
-    for first in range(0, pages, limit):
-        end = min(first + limit, pages)
-        if run is None or run.first >= end:
-            yield first, None
-            continue
-        parts: list[StoredRun | int] = []
-        page = first
-        while page < end:
-            if run is None or run.first >= end:
-                parts.append(end - page)
-                break
-            if run.first > page:
-                parts.append(run.first - page)
-                page = run.first
-            count = min(run.count, end - page)
-            parts.append(StoredRun(page, count, run.frame, run.slot))
-            page += count
-            if count < run.count:
-                run = StoredRun(page, run.count - count, run.frame, run.slot + count)
-            else:
-                run = next(waiting, None)
-        yield first, parts
+    waiting: list[StoredRun] = []
+    first = page = 0
+    for run in runs:
+        if waiting and (run.first > page or page - first + run.count > limit):
+            yield _Stretch(first, page - first, waiting)
+            waiting, first = [], page
+        if run.first > page:
+            yield from _zeros(page, run.first, limit)
+            first = run.first
+        waiting.append(run)
+        page = run.first + run.count
+    if waiting:
+        yield _Stretch(first, page - first, waiting)
+    yield from _zeros(page, pages, limit)
+
+
+def _zeros(page: int, end: int, limit: int) -> Iterator[_Stretch]:
+    for first in range(page, end, limit):
+        yield _Stretch(first, min(limit, end - first))

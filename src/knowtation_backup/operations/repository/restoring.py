@@ -1,0 +1,372 @@
+"""
+Restore an archive of a repository: into a new directory, which appears complete or not at all, or as a stream.
+
+Every byte is compared with what was backed up before it is written; what does not compare is never published.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..._engine.local_files import os_errors_translated
+from ..._engine.new_tree import NewTree, TreeFile, is_free
+from ...contracts import Observer, ignore_events
+from ...errors import BackupError, BlobExistsError, ConfigurationError, TargetNotReadyError
+from ...exports.sections import HEADER_SECTION
+from ...model.events import Event
+from ...model.moments import iso_ms
+from ...model.reports import Finding, Outcome
+from ...model.sections import SectionKind
+from ...repository.content import ArchiveReader
+from ...repository.manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables
+from ...repository.repository import Repository
+from ...snapshots.layout import CHUNK_STORE, METADATA_NAME
+from .backup import DETAILS_SECTION
+from .stored_export import ExportForm, StoredExport
+
+__all__ = [
+    "RepositoryRestorePlan",
+    "RepositoryRestoreReport",
+    "RestoredSection",
+    "plan_restore",
+    "restore_directory",
+    "restore_stream",
+]
+
+_ZEROS: Final = bytes(1 << 20)
+"""As much as parts of images have at most."""
+
+
+@attrs.frozen(kw_only=True)
+class RestoredSection:
+    """One section of a restored archive, or of one that would be."""
+
+    name: str
+    kind: SectionKind
+    path: str
+    """Of the file, relative to the directory."""
+    size_bytes: int | None
+    """`None`: of records the size is known once they are read."""
+    records: int | None = None
+    """How many, of records."""
+
+    def __str__(self) -> str:
+        """Return one line."""
+        size = f"{self.records:,} records" if self.size_bytes is None else f"{self.size_bytes:,} bytes"
+        return f"{self.path}: {size}"
+
+
+@attrs.frozen(kw_only=True)
+class RepositoryRestorePlan:
+    """What restoring an archive into a directory would do; nothing was written."""
+
+    archive_id: str
+    directory: Path
+    manifest: ArchiveManifest = attrs.field(repr=False)
+    sections: tuple[RestoredSection, ...]
+    packs: int
+    """How many would be read, or parts of them."""
+    pack_bytes: int
+    """Their size; less is read where an archive needs little of a pack."""
+    form: ExportForm = ExportForm.RECORDS
+    location: str = ""
+    """Where the repository is."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files whose size is known before; zeros take no space on the disk."""
+        return sum(section.size_bytes or 0 for section in self.sections)
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        manifest = self.manifest
+        complete = "" if manifest.complete else ", INCOMPLETE"
+        return "\n".join(
+            [
+                f"would restore {self.archive_id} from {self.location} to {self.directory}",
+                f"  {manifest.kind} of {manifest.source_id}, taken {iso_ms(manifest.taken_at)}{complete}",
+                f"  {self.size_bytes:,} bytes to write, {self.packs} pack(s) with {self.pack_bytes:,} bytes to read",
+                *(f"  {section}" for section in self.sections),
+            ]
+        )
+
+
+@attrs.frozen(kw_only=True)
+class RepositoryRestoreReport:
+    """A restored directory; every byte in it was compared with what was backed up."""
+
+    archive_id: str
+    directory: Path
+    complete: bool
+    """Whether the capture was complete when it was backed up."""
+    sections: tuple[RestoredSection, ...]
+    duration_seconds: float
+    warnings: tuple[Finding, ...] = ()
+    """What is missing, since its tenant was erased."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(section.size_bytes or 0 for section in self.sections)
+
+    @property
+    def outcome(self) -> Outcome:
+        """`OK`, or `PARTIAL` when the capture was not complete, or tenants were erased."""
+        return Outcome.OK if self.complete and not self.warnings else Outcome.PARTIAL
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code for scripts."""
+        return int(self.outcome)
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        incomplete = "" if self.complete else "the INCOMPLETE archive "
+        return "\n".join(
+            [
+                f"restored {incomplete}{self.archive_id} to {self.directory}",
+                f"  {self.size_bytes:,} bytes, {self.duration_seconds:.1f} s",
+                *(f"  {section}" for section in self.sections),
+                *(f"  warning {w.code} at {w.where}: {w.message}" for w in self.warnings),
+            ]
+        )
+
+
+def plan_restore(  # noqa: PLR0913 - the last three have defaults
+    repository: Repository,
+    archive_id: str,
+    directory: str | os.PathLike[str],
+    *,
+    sections: Iterable[str] | None = None,
+    form: ExportForm = ExportForm.RECORDS,
+    details: bool = False,
+) -> RepositoryRestorePlan:
+    """
+    Return what `restore_directory` would do with the same arguments. A writer key is enough, and one read.
+
+    Raises:
+        TargetNotReadyError: Something is at the directory already.
+        ConfigurationError: There is no such section (``no_such_section``), or two would be one file
+            (``ambiguous_path``).
+        BlobNotFoundError: There is no such archive.
+        IntegrityError: Its manifest is damaged; `SinkError`: it cannot be read.
+    """
+    target = Path(directory).absolute()
+    with os_errors_translated(f"looking at {target}"):
+        free = is_free(target)
+    if not free:
+        raise _not_ready(target)
+    manifest = repository.manifest(archive_id)
+    chosen = _chosen(manifest, sections, details=details)
+    packs = {pack for section in chosen for pack in _packs(section)}
+    planned = tuple(_planned(section, manifest, form) for section in chosen)
+    _check_paths(planned)
+    return RepositoryRestorePlan(
+        archive_id=archive_id,
+        directory=target,
+        manifest=manifest,
+        sections=planned,
+        packs=len(packs),
+        pack_bytes=sum(manifest.packs[pack].size_bytes for pack in packs),
+        form=form,
+        location=repository.sink.location,
+    )
+
+
+def restore_directory(  # noqa: PLR0913 - the last five have defaults
+    repository: Repository,
+    archive_id: str,
+    directory: str | os.PathLike[str],
+    *,
+    sections: Iterable[str] | None = None,
+    form: ExportForm = ExportForm.RECORDS,
+    details: bool = False,
+    observer: Observer = ignore_events,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RepositoryRestoreReport:
+    """
+    Write an archive into a new directory, which appears complete or not at all.
+
+    Images and files are byte for byte what was backed up, so that `icp` and `dfx` read a restored snapshot; pages of
+    zeros become holes. Records are written as a file of the export. Files get mode 0600, directories 0700, and
+    everything is on the disk when this returns.
+
+    Memory: about 150 MB whatever the size of images; of exports the records of the largest tenant, and 200 bytes for
+    each record.
+
+    Args:
+        repository: Open to be read.
+        archive_id: Which.
+        directory: Where to; nothing may be there but an empty directory.
+        sections: Names of what to restore; `None`: everything but ``details.json``.
+        form: How records of an export are written; other records become lines, values one after another.
+        details: Whether ``details.json``, what the capture found, is written as well.
+        observer: Told what happens.
+        monotonic: Seconds; measures the duration.
+
+    Raises:
+        TargetNotReadyError: Something is at the directory already, or came to be there meanwhile; it is not touched.
+        ConfigurationError: There is no such section (``no_such_section``), two would be one file
+            (``ambiguous_path``), or the repository is open to be written only (``write_only``).
+        BlobNotFoundError: There is no such archive, or something of it is missing.
+        IntegrityError: Something is not what was backed up; `DecryptionError`: it does not open.
+        SinkError: Reading or writing failed.
+    """
+    began = monotonic()
+    keys = repository.read_keys
+    plan = plan_restore(repository, archive_id, directory, sections=sections, form=form, details=details)
+    manifest = plan.manifest
+    reader = ArchiveReader(repository.sink, keys, manifest, tenant_sink=repository.tenant_sink)
+    export = StoredExport(manifest=manifest, reader=reader, keys=repository.writer_key)
+    _tell(observer, "restore.started", archive_id, sections=len(plan.sections), size_bytes=plan.size_bytes)
+    written: list[RestoredSection] = []
+    try:
+        with NewTree(plan.directory) as tree:
+            for section in plan.sections:
+                with tree.file(section.path) as file:
+                    _write(file, _section(manifest, section.name), reader, export, form)
+                written.append(attrs.evolve(section, size_bytes=file.size_bytes))
+            if sections is None and manifest.section(METADATA_NAME) is not None:
+                tree.directory(CHUNK_STORE)  # tools expect it, though nothing is in it
+            tree.publish()
+    except BlobExistsError as error:
+        _tell(observer, "restore.failed", archive_id, error=TargetNotReadyError.default_kind)
+        raise _not_ready(plan.directory) from error
+    except BaseException as error:
+        kind = error.kind if isinstance(error, BackupError) else type(error).__name__
+        _tell(observer, "restore.failed", archive_id, error=kind)
+        raise
+    report = RepositoryRestoreReport(
+        archive_id=archive_id,
+        directory=plan.directory,
+        complete=manifest.complete,
+        sections=tuple(written),
+        duration_seconds=monotonic() - began,
+        warnings=tuple(export.findings),
+    )
+    _tell(observer, "restore.finished", archive_id, size_bytes=report.size_bytes)
+    return report
+
+
+def restore_stream(
+    repository: Repository, archive_id: str, section: str, *, form: ExportForm = ExportForm.RECORDS
+) -> Generator[bytes, None, None]:
+    """
+    Yield one section in order, each piece compared with what was backed up before it is yielded.
+
+    Nothing is read before the first piece is asked for. Whoever stops early closes the generator. A failure after some
+    pieces means that what came before is not the whole.
+
+    Raises (while iterating):
+        BackupError: As `restore_directory`.
+    """
+    keys = repository.read_keys
+    manifest = repository.manifest(archive_id)
+    table = _section(manifest, section)
+    reader = ArchiveReader(repository.sink, keys, manifest, tenant_sink=repository.tenant_sink)
+    match table:
+        case ImageTables():
+            for part in reader.image(table):
+                yield _ZEROS[: part.size_bytes] if part.data is None else bytes(part.data)
+        case FileTable():
+            yield from reader.file(table)
+        case RecordTables():
+            export = StoredExport(manifest=manifest, reader=reader, keys=repository.writer_key)
+            yield from _record_chunks(table, reader, export, form)
+
+
+def _write(file: TreeFile, table: SectionTables, reader: ArchiveReader, export: StoredExport, form: ExportForm) -> None:
+    match table:
+        case ImageTables():
+            for part in reader.image(table):
+                if part.data is None:
+                    file.skip(part.size_bytes)
+                else:
+                    file.write(part.data)
+        case FileTable():
+            for piece in reader.file(table):
+                file.write(piece)
+        case RecordTables():
+            for chunk in _record_chunks(table, reader, export, form):
+                file.write(chunk)
+
+
+def _record_chunks(
+    table: RecordTables, reader: ArchiveReader, export: StoredExport, form: ExportForm
+) -> Iterator[bytes]:
+    if _is_export(export.manifest):
+        yield from form.chunks(export.entries(table), exported_at=iso_ms(export.manifest.taken_at))
+        return
+    for group in reader.records(table):
+        yield b"".join(record.value + b"\n" for record in group)
+
+
+def _is_export(manifest: ArchiveManifest) -> bool:
+    return manifest.section(HEADER_SECTION) is not None
+
+
+def _chosen(manifest: ArchiveManifest, names: Iterable[str] | None, *, details: bool) -> Sequence[SectionTables]:
+    if names is None:
+        return [section for section in manifest.sections if details or section.name != DETAILS_SECTION]
+    wanted = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    if details and DETAILS_SECTION not in wanted:
+        wanted.append(DETAILS_SECTION)
+    return [_section(manifest, name) for name in wanted]
+
+
+def _section(manifest: ArchiveManifest, name: str) -> SectionTables:
+    found = manifest.section(name)
+    if found is None:
+        names = ", ".join(section.name for section in manifest.sections)
+        message = f"the archive has no section {name!r:.200}"
+        raise ConfigurationError(message, kind="no_such_section", hint=f"it has {names:.500}")
+    return found
+
+
+def _packs(section: SectionTables) -> Iterator[int]:
+    if isinstance(section, FileTable):
+        yield from (piece.pack for piece in section.pieces)
+    else:
+        yield from (pack for segment in section.segments for pack in segment.packs)
+
+
+def _planned(section: SectionTables, manifest: ArchiveManifest, form: ExportForm) -> RestoredSection:
+    if isinstance(section, RecordTables):
+        suffix = form.suffix if _is_export(manifest) else ExportForm.RECORDS.suffix
+        return RestoredSection(
+            name=section.name,
+            kind=section.kind,
+            path=section.name + suffix,
+            size_bytes=None,
+            records=section.count,
+        )
+    return RestoredSection(name=section.name, kind=section.kind, path=section.name, size_bytes=section.size_bytes)
+
+
+def _check_paths(sections: Iterable[RestoredSection]) -> None:
+    """Refuse a file that would be a directory of another one, or the same file."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    for section in sections:
+        parts = section.path.split("/")
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if section.path in files | folders or above & files:
+            message = f"section {section.name} and another one cannot be restored side by side"
+            raise ConfigurationError(message, kind="ambiguous_path", hint="restore one of them, by its name")
+        files.add(section.path)
+        folders |= above
+
+
+def _not_ready(directory: Path) -> TargetNotReadyError:
+    hint = "choose another place, or move away what is there"
+    return TargetNotReadyError(f"there is something at {directory} already", hint=hint, path=str(directory))
+
+
+def _tell(observer: Observer, name: str, archive_id: str, **fields: object) -> None:
+    observer(Event(name=name, fields={"archive_id": archive_id, **fields}))

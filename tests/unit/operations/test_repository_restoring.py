@@ -1,0 +1,294 @@
+"""Restoring archives of a repository: what is written is what was backed up, complete or not at all."""
+
+import random
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+from repository_stage import StagedSource, new_repository
+
+from knowtation_backup.errors import (
+    BackupError,
+    BlobNotFoundError,
+    ConfigurationError,
+    DecryptionError,
+    IntegrityError,
+    SinkUnavailableError,
+    TargetNotReadyError,
+)
+from knowtation_backup.model.events import Event
+from knowtation_backup.model.reports import Outcome, jsonable
+from knowtation_backup.operations.repository.backup import DETAILS_SECTION, back_up
+from knowtation_backup.operations.repository.restoring import plan_restore, restore_directory, restore_stream
+from knowtation_backup.repository.layout import PACK_PREFIX
+from knowtation_backup.repository.repository import Repository
+from knowtation_backup.sinks.fsspec import FsspecSink
+from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.testing.faults import FaultSink
+
+PAGE = 4096
+CHAOS = random.Random(11)  # noqa: S311 - content of tests
+
+
+def noise(pages: int) -> bytes:
+    return CHAOS.randbytes(pages * PAGE)
+
+
+HEAP = noise(300) + bytes(700 * PAGE) + noise(3) + bytes(PAGE) + noise(1) + b"the end"
+STABLE = bytes(600 * PAGE)
+FILES = {"metadata.json": b"{}\n", "wasm_module.bin": noise(300), "wasm_chunk_store/ab.bin": b"chunk", "empty": b""}
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return new_repository(MemorySink())
+
+
+def snapshot(heap: bytes = HEAP, **more: bytes) -> StagedSource:
+    return StagedSource(images={"wasm_memory.bin": heap, "stable_memory.bin": STABLE}, files={**FILES, **more})
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_directory_is_what_was_backed_up(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    told: list[Event] = []
+    report = restore_directory(repository, archive_id, tmp_path / "new" / "here", observer=told.append)
+    wanted = {**FILES, "wasm_memory.bin": HEAP, "stable_memory.bin": STABLE}
+    assert files(tmp_path / "new" / "here") == wanted
+    assert (report.outcome, report.exit_code, report.directory) == (Outcome.OK, 0, tmp_path / "new" / "here")
+    assert report.size_bytes == sum(map(len, wanted.values()))
+    assert [event.name for event in told] == ["restore.started", "repository.restore.finished"]
+    assert archive_id in str(report)
+    assert jsonable(report)["complete"] is True
+    assert names(tmp_path / "new") == ["here"]  # no trace of its making
+
+
+def test_every_archive_of_a_chain_comes_back(repository: Repository, tmp_path: Path) -> None:
+    image = bytearray(HEAP)
+    versions: dict[str, bytes] = {}
+    for number in range(6):
+        for _ in range(20):
+            at = CHAOS.randrange(len(image) // PAGE) * PAGE
+            image[at : at + PAGE] = noise(1) if CHAOS.random() < 0.7 else bytes(PAGE)
+        if number == 3:
+            image += noise(40)
+        if number == 5:
+            del image[-90 * PAGE :]
+        versions[back_up(repository, snapshot(bytes(image))).archive_id] = bytes(image)
+    for archive_id, wanted in versions.items():
+        assert b"".join(restore_stream(repository, archive_id, "wasm_memory.bin")) == wanted
+        restore_directory(repository, archive_id, tmp_path / archive_id, sections=["wasm_memory.bin"])
+        assert files(tmp_path / archive_id) == {"wasm_memory.bin": wanted}
+
+
+def test_files_are_private_and_zeros_take_no_space(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    restore_directory(repository, archive_id, tmp_path / "here")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    folders = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "here", tmp_path / "here/wasm_chunk_store")}
+    assert (modes, folders) == ({0o600}, {0o700})
+    assert (tmp_path / "here/stable_memory.bin").stat().st_blocks == 0
+    assert (tmp_path / "here/wasm_memory.bin").stat().st_blocks * 512 < 310 * PAGE
+
+
+def test_what_the_capture_found_is_written_when_asked_for(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    restore_directory(repository, archive_id, tmp_path / "all", details=True)
+    assert set(files(tmp_path / "all")) == {*FILES, "wasm_memory.bin", "stable_memory.bin", DETAILS_SECTION}
+    restore_directory(repository, archive_id, tmp_path / "one", sections="metadata.json", details=True)
+    assert set(files(tmp_path / "one")) == {"metadata.json", DETAILS_SECTION}
+
+
+def test_tools_find_the_directory_of_chunks_though_there_are_none(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, StagedSource(files={"metadata.json": b"{}"})).archive_id
+    restore_directory(repository, archive_id, tmp_path / "here")
+    assert (tmp_path / "here" / "wasm_chunk_store").is_dir()
+
+
+def test_records_that_are_no_export_become_lines(repository: Repository, tmp_path: Path) -> None:
+    records = {(b"o%d" % n, b"name"): b'{"n":%d}' % n for n in range(50)}
+    archive_id = back_up(repository, StagedSource(records={"things": records})).archive_id
+    report = restore_directory(repository, archive_id, tmp_path / "here")
+    lines = (tmp_path / "here" / "things.ndjson").read_bytes().splitlines()
+    assert sorted(lines) == sorted(records.values())
+    assert (report.sections[0].records, report.sections[0].size_bytes) == (50, sum(len(line) + 1 for line in lines))
+
+
+def test_an_incomplete_archive_says_so(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, StagedSource(files={"a": b"a"}, complete=False)).archive_id
+    report = restore_directory(repository, archive_id, tmp_path / "here")
+    assert report.outcome is Outcome.PARTIAL
+    assert "INCOMPLETE" in str(report)
+
+
+# -- nothing is harmed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", ["file", "full directory", "dangling link"])
+def test_what_is_there_is_not_touched(repository: Repository, tmp_path: Path, there: str) -> None:
+    target = tmp_path / "here"
+    if there == "file":
+        target.write_text("mine")
+    elif there == "dangling link":
+        target.symlink_to(tmp_path / "nowhere")
+    else:
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    archive_id = back_up(repository, snapshot()).archive_id
+    with pytest.raises(TargetNotReadyError):
+        restore_directory(repository, archive_id, target)
+    with pytest.raises(TargetNotReadyError):
+        plan_restore(repository, archive_id, target)
+    assert names(tmp_path) == ["here"]
+    assert (target / "mine" if there == "full directory" else target).is_symlink() or b"mine" in next(
+        iter(files(tmp_path).values())
+    )
+
+
+def test_an_empty_directory_is_taken(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    archive_id = back_up(repository, snapshot()).archive_id
+    restore_directory(repository, archive_id, tmp_path / "here")
+    assert files(tmp_path / "here")["wasm_memory.bin"] == HEAP
+
+
+def test_what_comes_to_be_there_meanwhile_is_not_replaced(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+
+    def intrude(_event: Event) -> None:
+        if not (tmp_path / "here").exists():
+            (tmp_path / "here").mkdir()
+            (tmp_path / "here" / "theirs").write_text("theirs")
+
+    with pytest.raises(TargetNotReadyError):
+        restore_directory(repository, archive_id, tmp_path / "here", observer=intrude)
+    assert files(tmp_path) == {"here/theirs": b"theirs"}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_archive_leaves_no_trace(repository: Repository, tmp_path: Path, damage: str) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    sink = repository.sink
+    assert isinstance(sink, MemorySink)
+    info = max(sink.list(PACK_PREFIX), key=lambda info: info.size_bytes)
+    blob = b"".join(sink.read(info.key))
+    sink.delete(info.key)
+    if damage == "flip":
+        sink.put(info.key, (blob[:5000] + bytes([blob[5000] ^ 1]) + blob[5001:],))
+    elif damage == "cut":
+        sink.put(info.key, (blob[:-1000],))
+    told: list[Event] = []
+    with pytest.raises((IntegrityError, DecryptionError, BlobNotFoundError)):
+        restore_directory(repository, archive_id, tmp_path / "here", observer=told.append)
+    assert names(tmp_path) == []
+    assert told[-1].name == "restore.failed"
+
+
+def test_whatever_read_fails_nothing_is_left(tmp_path: Path) -> None:
+    inner = MemorySink()
+    repository = new_repository(inner)
+    archive_id = back_up(repository, snapshot()).archive_id
+    counting = attrs.evolve(repository, sink=FaultSink(inner))
+    restore_directory(counting, archive_id, tmp_path / "whole")
+    assert isinstance(counting.sink, FaultSink)
+    for number in range(len(counting.sink.operations)):
+        faulty = attrs.evolve(repository, sink=FaultSink(inner, fail_at=number))
+        with pytest.raises(SinkUnavailableError):
+            restore_directory(faulty, archive_id, tmp_path / "here")
+        assert names(tmp_path) == ["whole"]
+
+
+def test_a_page_under_another_id_is_noticed(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    key_class = type(repository.writer_key)
+    page_ids = key_class.page_ids
+
+    def other(self: object, pages: memoryview) -> list[bytes]:
+        found = page_ids(self, pages)  # type: ignore[arg-type]  # its own method
+        return [*found[:-1], bytes(16)]
+
+    monkeypatch.setattr(key_class, "page_ids", other)
+    with pytest.raises(IntegrityError, match=r"page \d+ of wasm_memory.bin") as caught:
+        restore_directory(repository, archive_id, tmp_path / "here")
+    assert caught.value.kind == "page_changed"
+    assert names(tmp_path) == []
+
+
+# -- plans and streams ------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_writes_nothing_and_needs_a_writer_key_only(tmp_path: Path) -> None:
+    sink = FsspecSink(tmp_path / "repository")
+    repository = new_repository(sink)
+    archive_id = back_up(repository, snapshot()).archive_id
+    before = {str(p): p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    writer = Repository.open_with(sink, repository.writer_key)
+    plan = plan_restore(writer, archive_id, tmp_path / "here")
+    assert {str(p): p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert [section.path for section in plan.sections] == [*FILES, "wasm_memory.bin", "stable_memory.bin"]
+    assert plan.size_bytes == len(HEAP) + len(STABLE) + sum(map(len, FILES.values()))
+    assert plan.packs == sum(1 for _ in sink.list(PACK_PREFIX))
+    assert plan.pack_bytes == sum(info.size_bytes for info in sink.list(PACK_PREFIX))
+    assert "wasm_memory.bin" in str(plan)
+    assert plan_restore(writer, archive_id, tmp_path / "here", sections=["stable_memory.bin"]).packs == 0
+    with pytest.raises(ConfigurationError) as caught:
+        restore_directory(writer, archive_id, tmp_path / "here")
+    assert caught.value.kind == "write_only"
+
+
+def test_a_section_that_is_not_there_is_named(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    with pytest.raises(ConfigurationError) as caught:
+        restore_directory(repository, archive_id, tmp_path / "here", sections=["wasm_memory.bin", "heap"])
+    assert caught.value.kind == "no_such_section"
+    with pytest.raises(ConfigurationError):
+        next(restore_stream(repository, archive_id, "heap"))
+    with pytest.raises(BlobNotFoundError):
+        restore_directory(repository, archive_id[:-1] + "0", tmp_path / "here")
+
+
+@pytest.mark.parametrize("two", [("a", "a/b"), ("a/b", "a"), ("a.ndjson", "")])
+def test_sections_that_would_be_one_file_are_refused(
+    repository: Repository, tmp_path: Path, two: tuple[str, str]
+) -> None:
+    records = {} if two[1] else {"a": {(b"o", b"n"): b"{}"}}
+    source = StagedSource(files={name: b"x" for name in two if name}, records=records)
+    archive_id = back_up(repository, source).archive_id
+    with pytest.raises(ConfigurationError) as caught:
+        restore_directory(repository, archive_id, tmp_path / "here")
+    assert caught.value.kind == "ambiguous_path"
+    restore_directory(repository, archive_id, tmp_path / "here", sections=[two[0]])
+    assert files(tmp_path / "here") == {two[0]: b"x"}
+
+
+def test_streams_give_files_and_images(repository: Repository) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    for name, wanted in {"wasm_memory.bin": HEAP, "stable_memory.bin": STABLE, **FILES}.items():
+        assert b"".join(restore_stream(repository, archive_id, name)) == wanted
+
+
+def test_who_stops_a_stream_early_leaves_no_threads(repository: Repository) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    stream: Iterator[bytes] = restore_stream(repository, archive_id, "wasm_memory.bin")
+    assert HEAP.startswith(next(stream))
+    stream.close()  # type: ignore[attr-defined]  # a generator
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_errors_are_ours(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BackupError):
+        restore_directory(repository, archive_id, tmp_path / "file" / "here")

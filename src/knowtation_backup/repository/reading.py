@@ -36,8 +36,9 @@ def read_archive_manifest(sink: ArchiveSink, keys: ReadKeys | WriterKey, archive
 
 class IndexReader:
     """
-    Tables of indexes, with the most recently used indexes in memory: about 24 MB, or 8 MB and what is in use where
-    those who go through segments say when they turn to the next. Thread-safe.
+    Tables of indexes, with the most recently used indexes in memory. Thread-safe.
+
+    About 24 MB; or 8 MB and what is in use, where whoever goes through segments says when it turns to the next.
 
     Args:
         sink: Where they are.

@@ -18,6 +18,8 @@ from knowtation_backup.ic import link as ic_link
 from knowtation_backup.model import marks
 from knowtation_backup.operations import catalog, describing, writing
 from knowtation_backup.operations import read as reading
+from knowtation_backup.repository import access
+from knowtation_backup.repository import keys as repository_keys
 from knowtation_backup.retention import common as retention
 from knowtation_backup.sandbox import request_log
 from knowtation_backup.sandbox.execution import ic0_messages, stable, wasm_module
@@ -88,6 +90,9 @@ INSTRUCTIONS = execution.InstructionLimits()
             (64, 4, 256 << 10),
             "| 64, of them 4 passphrases; 256 KiB of slots |",
         ),
+        ((access.MAX_ACCESS_FILES, access.MAX_ACCESS_BYTES), (1_000, MIB), "| 1,000 are looked at, 1 MiB each |"),
+        (access.MAX_PASSPHRASE_WORK_KIB, 64 << 20, "| 64 GiB for memory × iterations of Argon2id over all access"),
+        (repository_keys.MAX_GENERATION, 65_535, "| generations of a repository key | 65,535 |"),
         ((_slots._MIN_MEMORY_KIB, _slots._MIN_ITERATIONS), (19 << 10, 2), "| at least 19 MiB and 2 iterations;"),
         (
             (_slots._MAX_MEMORY_KIB, _slots._MAX_ITERATIONS, _slots._MAX_LANES, _slots._MAX_WORK_KIB),

@@ -91,7 +91,7 @@ INSTRUCTIONS = execution.InstructionLimits()
             "| 64, of them 4 passphrases; 256 KiB of slots |",
         ),
         ((access.MAX_ACCESS_FILES, access.MAX_ACCESS_BYTES), (1_000, MIB), "| 1,000 are looked at, 1 MiB each |"),
-        (access.MAX_PASSPHRASE_WORK_KIB, 64 << 20, "iterations of Argon2id over all access files, the cheapest first: about 300"),
+        (access.MAX_PASSPHRASE_WORK_KIB, 64 << 20, "iterations of Argon2id over all access files, the cheapest first"),
         (repository_keys.MAX_GENERATION, 65_535, "| generations of a repository key | 65,535 |"),
         ((_slots._MIN_MEMORY_KIB, _slots._MIN_ITERATIONS), (19 << 10, 2), "| at least 19 MiB and 2 iterations;"),
         (

@@ -26,7 +26,7 @@ from .._engine.local_files import os_errors_translated
 from ..contracts import BackupSource, Capture, Codec, Observer, ignore_events
 from ..errors import ExportError, IntegrityError, InternalError
 from ..model.json_input import check_nesting
-from ..model.reports import CaptureResult
+from ..model.reports import CaptureResult, Finding
 from ..model.sections import FileSection, RecordSection, Section, SectionRecord
 from .entries import Entry, PayloadHeader, Run
 from .reader import KINDS, ExportReader, ReadLimits
@@ -261,6 +261,7 @@ class StoredEntries:
         header: See `parse_header`.
         content_root: What the root must be, or what says so once everything was read; `None` compares nothing, for a
             part of an export.
+        findings: What is missing, as far as the values were asked for.
 
     Raises (while iterating):
         IntegrityError: A value is no record (``bad_record``), or the whole has another content root
@@ -273,11 +274,13 @@ class StoredEntries:
         header: PayloadHeader,
         *,
         content_root: str | Callable[[], str | None] | None = None,
+        findings: Sequence[Finding] = (),
     ) -> None:
         self._tenants = tenants
         self._wanted = content_root
         self._root = ContentRoot()
         self.header = header
+        self.findings = findings
 
     @property
     def counts(self) -> dict[str, int]:

@@ -66,7 +66,7 @@ def test_a_directory_is_what_was_backed_up(repository: Repository, tmp_path: Pat
     assert files(tmp_path / "new" / "here") == wanted
     assert (report.outcome, report.exit_code, report.directory) == (Outcome.OK, 0, tmp_path / "new" / "here")
     assert report.size_bytes == sum(map(len, wanted.values()))
-    assert [event.name for event in told] == ["restore.started", "repository.restore.finished"]
+    assert [event.name for event in told] == ["restore.started", "restore.finished"]
     assert archive_id in str(report)
     assert jsonable(report)["complete"] is True
     assert names(tmp_path / "new") == ["here"]  # no trace of its making

@@ -301,7 +301,7 @@ def _record_chunks(
     table: RecordTables, reader: ArchiveReader, export: StoredExport, form: ExportForm
 ) -> Iterator[bytes]:
     if _is_export(export.manifest):
-        yield from form.chunks(export.entries(table), exported_at=iso_ms(export.manifest.taken_at))
+        yield from form.chunks(export.entries(table))
         return
     for group in reader.records(table):
         yield b"".join(record.value + b"\n" for record in group)

@@ -12,6 +12,7 @@ from ...exports.convert import EntrySource, full_export, records_export
 from ...exports.records import Record, RecordKind, parse_record, tenant_record
 from ...exports.sections import HEADER_SECTION, StoredEntries, parse_header
 from ...model.json_input import typed
+from ...model.moments import iso_ms
 from ...model.reports import Finding
 from ...repository.content import ArchiveReader, ReadRecord
 from ...repository.keys import WriterKey
@@ -35,10 +36,9 @@ class ExportForm(enum.Enum):
         """What the name of the file ends with."""
         return ".ndjson" if self is ExportForm.RECORDS else ".json"
 
-    def chunks(self, source: EntrySource, *, exported_at: str) -> Iterator[bytes]:
+    def chunks(self, source: EntrySource) -> Iterator[bytes]:
         """Return the bytes of an export in this form."""
-        make = records_export if self is ExportForm.RECORDS else full_export
-        return make(source, exported_at=source.header.exported_at or exported_at)
+        return records_export(source) if self is ExportForm.RECORDS else full_export(source)
 
 
 def owner_of(user_id: str) -> bytes:
@@ -74,7 +74,7 @@ class RecordChoice:
         if self.vault_id is not None and record.vault_id != self.vault_id:
             return False
         if record.kind is RecordKind.VAULT:
-            return self.proposal_id is None
+            return self.proposal_id is None or self.vault_id is not None
         if self.path is not None:
             return record.kind is RecordKind.NOTE and record.name == self.path
         return self.proposal_id is None or (record.kind is RecordKind.PROPOSAL and record.name == self.proposal_id)
@@ -134,9 +134,11 @@ class StoredExport:
             message = f"{tables.name} is no export: the archive has no {HEADER_SECTION}"
             raise ConfigurationError(message, kind="no_export", hint="restore the section as it is")
         head = parse_header(b"".join(self.reader.file(header)))
+        if head.exported_at is None:
+            head = attrs.evolve(head, exported_at=iso_ms(self.manifest.taken_at))
         if choice is not None:
             return StoredEntries((self._chosen(tables, choice),), head)
-        return StoredEntries(self._tenants(tables), head, content_root=self._content_root)
+        return StoredEntries(self._tenants(tables), head, content_root=self._content_root, findings=self.findings)
 
     def _tenants(self, tables: RecordTables) -> Iterator[Iterator[bytes]]:
         for group in self.reader.records(tables, on_erased=self._erased(tables)):

@@ -18,7 +18,7 @@ from knowtation_backup.ic import link as ic_link
 from knowtation_backup.model import marks
 from knowtation_backup.operations import catalog, describing, writing
 from knowtation_backup.operations import read as reading
-from knowtation_backup.repository import access
+from knowtation_backup.repository import access, frames, recordsets, storing
 from knowtation_backup.repository import keys as repository_keys
 from knowtation_backup.retention import common as retention
 from knowtation_backup.sandbox import request_log
@@ -92,6 +92,13 @@ INSTRUCTIONS = execution.InstructionLimits()
         ),
         ((access.MAX_ACCESS_FILES, access.MAX_ACCESS_BYTES), (1_000, MIB), "| 1,000 are looked at, 1 MiB each |"),
         (access.MAX_PASSPHRASE_WORK_KIB, 64 << 20, "iterations of Argon2id over all access files, the cheapest first"),
+        (recordsets._MAX_VALUE_BYTES, 7 * MIB // 2, "| one record of a repository | 3.5 MiB |"),
+        (
+            (frames.MAX_CONTENT_BYTES, frames.MAX_FILE_BYTES),
+            (4 * MIB, 64 * MIB),
+            "of an index or manifest | 4 MiB; 64 MiB |",
+        ),
+        (storing.MAX_OBJECT_BYTES, 64 * MIB, "| stored bytes of one object of a repository | 64 MiB;"),
         (repository_keys.MAX_GENERATION, 65_535, "| generations of a repository key | 65,535 |"),
         ((_slots._MIN_MEMORY_KIB, _slots._MIN_ITERATIONS), (19 << 10, 2), "| at least 19 MiB and 2 iterations;"),
         (

@@ -35,7 +35,6 @@ __all__ = ["Verification"]
 
 _WORKERS = 3
 """Packs read at once."""
-_LOST = "content_lost"
 
 
 @attrs.define(kw_only=True)
@@ -254,7 +253,7 @@ class Verification:
                 continue
             report = self._judged(archive, clock)
             for finding in report.findings:
-                if finding.code != _LOST:
+                if finding.code != "content_lost":
                     _enter(objects, finding, archive.archive_id)
             closed = next((self.unopened[pack_id] for pack_id in archive.packs if pack_id in self.unopened), None)
             if closed is not None and report.ok:
@@ -306,7 +305,7 @@ class Verification:
             losses = self._losses(archive)
             lost = {key for loss in losses for key in loss.objects}
             findings += [self._finding(key, self.mismatched) for key in sorted(lost & self.mismatched.keys())]
-            findings += [Finding(code=_LOST, where=loss.section, message=str(loss)) for loss in losses]
+            findings += [Finding(code="content_lost", where=loss.section, message=str(loss)) for loss in losses]
         for finding in findings:
             self.observer(Event(name="verify.finding", fields={"archive_id": archive.archive_id, "code": finding.code}))
         sizes = [self.read.get(pack_id, 0) for pack_id in archive.packs]

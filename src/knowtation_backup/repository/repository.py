@@ -6,12 +6,13 @@ What happens to archives is in ``operations.repository``; nothing here reads or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Generator, Iterable
 
 import attrs
 
 from .._checks import whole_number
+from .._engine.prefetch import prefetch
 from ..codecs.keys import KeyKind
 from ..codecs.ktb2 import Argon2Parameters, OpeningKey, SealingKey
 from ..contracts import ArchiveSink
@@ -212,18 +213,20 @@ class Repository:
         found = (archive_id_at(info.key) for info in self.sink.list(ARCHIVE_PREFIX))
         return sorted(archive_id for archive_id in found if archive_id is not None)
 
-    def archives(self, archive_ids: Iterable[str] | None = None) -> Iterator[ListedArchive]:
+    def archives(self, archive_ids: Iterable[str] | None = None) -> Generator[ListedArchive, None, None]:
         """
-        Read the manifests of all archives, oldest content first, several at once.
+        Read the manifests of archives, several at once: of all, oldest content first, or in the order given.
 
-        One that cannot be read is yielded with its error; one that is gone by then is left out.
+        One that cannot be read is yielded with its error; one that is gone by then is left out. Whoever stops early
+        closes the iterator.
 
         Raises:
             SinkError: The store could not be reached, or refuses.
         """
         wanted = self.archive_ids() if archive_ids is None else list(archive_ids)
-        with ThreadPoolExecutor(self.parallel_reads, thread_name_prefix="manifests") as executor:
-            for found in executor.map(self._listed, wanted):
+        window = 4 * self.parallel_reads
+        with contextlib.closing(prefetch(self._listed, wanted, workers=self.parallel_reads, window=window)) as listed:
+            for found in listed:
                 if found is not None:
                     yield found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,6 +26,8 @@ from .catalog import is_whole, live_archives, stored_sizes
 
 __all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up"]
 
+_LOOK_AT: Final = 256
+"""Archives looked at for a parent and for known files, newest first; more only until there is a parent."""
 DETAILS_SECTION: Final = "details.json"
 """The section that holds what the capture found; sealed like content."""
 
@@ -198,31 +201,54 @@ def _look(
 ) -> tuple[Parent | None, KnownPieces, list[Finding]]:
     """Choose the parent, and take note of the files that the newest archive of every series has."""
     pieces = KnownPieces()
-    warnings: list[Finding] = []
+    findings: list[Finding] = []
     if options.full:
-        return None, pieces, warnings
-    newest: dict[tuple[str, str], Parent] = {}
-    damaged: list[Finding] = []
-    for found in live_archives(repository):
-        if found.manifest is None:
-            message = f"its manifest cannot be read: {found.error}"
-            damaged.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
-            continue
-        here = Parent(archive_id=found.archive_id, manifest=found.manifest)
-        series = (found.manifest.kind, found.manifest.source_id)
-        if options.parent == found.archive_id or found.manifest.complete or series not in newest:
-            newest[series] = here
-        if options.parent == found.archive_id:
-            newest["", ""] = here
+        return None, pieces, findings
+    wanted = (capture.kind, capture.source_id)
+    newest = _newest(repository, wanted, options.parent, findings)
     present = stored_sizes(repository) if newest else {}
-    whole = {series: parent for series, parent in newest.items() if is_whole(parent.manifest, present)}
-    for parent in whole.values():
-        pieces.add(parent.manifest)
-    wanted = ("", "") if options.parent is not None else (capture.kind, capture.source_id)
-    if options.parent is not None and wanted not in whole:
+    for candidate in newest.values():
+        if is_whole(candidate.manifest, present):
+            pieces.add(candidate.manifest)
+    parent = newest.get(wanted)
+    if parent is not None and is_whole(parent.manifest, present):
+        return parent, pieces, findings
+    if options.parent is not None:
         message = f"{options.parent} cannot be a parent: there is no such archive, or objects of it are missing"
         raise ConfigurationError(message, kind="bad_parent", hint="name another one, or none")
-    if wanted in newest and wanted not in whole:
+    if parent is not None:
         message = "objects of it are missing, so that it is no parent; everything is stored again"
-        damaged.append(Finding(code="parent_damaged", where=newest[wanted].archive_id, message=message))
-    return whole.get(wanted), pieces, damaged
+        findings.append(Finding(code="parent_damaged", where=parent.archive_id, message=message))
+    return None, pieces, findings
+
+
+def _newest(
+    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding]
+) -> dict[tuple[str, str], Parent]:
+    """Return the best archive of every series; for the series *wanted* the one that is *named*, or none then."""
+    newest: dict[tuple[str, str], Parent] = {}
+    chosen: Parent | None = None
+    with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
+        for read, found in enumerate(archives):
+            if read >= _LOOK_AT and wanted in newest and named is None:
+                break  # a long history is not read for files that others may have
+            if found.manifest is None:
+                message = f"its manifest cannot be read: {found.error}"
+                findings.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
+                continue
+            here = Parent(archive_id=found.archive_id, manifest=found.manifest)
+            series = (found.manifest.kind, found.manifest.source_id)
+            if series not in newest or _rank(here) > _rank(newest[series]):
+                newest[series] = here
+            if found.archive_id == named:
+                chosen = here
+    if named is not None:
+        newest.pop(wanted, None)
+        if chosen is not None:
+            newest[wanted] = chosen
+    return newest
+
+
+def _rank(parent: Parent) -> tuple[bool, dt.datetime, dt.datetime]:
+    manifest = parent.manifest
+    return (manifest.complete, manifest.taken_at, manifest.finished_at)

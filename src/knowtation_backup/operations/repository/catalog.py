@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 from ...errors import BlobNotFoundError, ConfigurationError
 from ...model.marks import MarkName, Standing
@@ -134,17 +134,22 @@ def _marks(repository: Repository) -> dict[str, list[MarkName]]:
     return names
 
 
-def live_archives(repository: Repository) -> Iterator[ListedArchive]:
+def live_archives(repository: Repository, *, newest_first: bool = False) -> Generator[ListedArchive, None, None]:
     """
-    Yield archives that are neither in the trash nor quarantined, oldest first.
+    Yield archives that are neither in the trash nor quarantined, oldest first unless *newest_first*.
 
-    Marks are looked at first: what is yielded came into the trash later than this was begun, if it is there.
+    Marks are looked at first: what is yielded came into the trash later than this was begun, if it is there. Whoever
+    stops early closes the generator.
     """
     noted = standings(repository)
-    for found in repository.archives():
-        standing = noted.get(found.archive_id)
-        if standing is None or (standing.trashed_at is None and not standing.quarantined):
-            yield found
+
+    def lives(archive_id: str) -> bool:
+        standing = noted.get(archive_id)
+        return standing is None or (standing.trashed_at is None and not standing.quarantined)
+
+    wanted = sorted(filter(lives, repository.archive_ids()), reverse=newest_first)
+    with contextlib.closing(repository.archives(wanted)) as found:
+        yield from found
 
 
 def stored_sizes(repository: Repository) -> dict[str, int]:

@@ -1,0 +1,156 @@
+"""Which archive a backup continues, and what it stores because of that."""
+
+import datetime as dt
+import random
+from collections.abc import Iterator
+
+import attrs
+import pytest
+from repository_stage import MOMENT, StagedSource, contents, new_repository
+
+from knowtation_backup.errors import ConfigurationError, PlanStaleError, TruncatedError
+from knowtation_backup.model.sections import ImageSection, Section
+from knowtation_backup.operations.repository import backup as module
+from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, RepositoryBackupReport, back_up
+from knowtation_backup.operations.repository.marks import quarantine
+from knowtation_backup.repository.layout import archive_key, pack_key
+from knowtation_backup.repository.repository import Repository
+from knowtation_backup.sinks.memory import MemorySink
+
+NOISE = random.Random(7)  # noqa: S311 - noise
+MEMORY = NOISE.randbytes(400 * 4096)
+DAY = dt.timedelta(days=1)
+
+
+def source(memory: bytes = MEMORY, days: int = 0, **fields: object) -> StagedSource:
+    made = StagedSource(images={"stable_memory.bin": memory}, taken_at=MOMENT + days * DAY)
+    return attrs.evolve(made, **fields)  # type: ignore[arg-type]  # fields by name
+
+
+def changed(memory: bytes, *pages: int) -> bytes:
+    altered = bytearray(memory)
+    for page in pages:
+        altered[page * 4096 : (page + 1) * 4096] = NOISE.randbytes(4096)
+    return bytes(altered)
+
+
+def stored_pages(report: RepositoryBackupReport) -> int:
+    return next(section.stored for section in report.sections if section.name == "stable_memory.bin")
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return new_repository(MemorySink(permissions="lrw"))
+
+
+def test_only_changed_pages_are_stored(repository: Repository) -> None:
+    first = back_up(repository, source())
+    memory = changed(MEMORY, 0, 7, 399)
+    second = back_up(repository, source(memory, 1))
+    assert (stored_pages(first), stored_pages(second)) == (400, 3)
+    assert second.manifest.parent == first.archive_id
+    assert second.new_bytes < 4 * 4096 < first.new_bytes
+    assert contents(repository, first.archive_id)["stable_memory.bin"] == MEMORY
+    assert contents(repository, second.archive_id)["stable_memory.bin"] == memory
+
+
+def test_the_newest_complete_archive_of_the_source_is_the_parent(repository: Repository) -> None:
+    first = back_up(repository, source(days=2))
+    back_up(repository, source(days=5, source_id="another"))
+    incomplete = back_up(repository, source(days=4, complete=False))
+    older = back_up(repository, source(days=1))
+    assert incomplete.manifest.parent == older.manifest.parent == first.archive_id
+    # Two archives of one second: the later moment counts, not the name.
+    for milliseconds in (300, 700, 500):
+        back_up(repository, source(taken_at=MOMENT + 3 * DAY + dt.timedelta(milliseconds=milliseconds)))
+    last = back_up(repository, source(days=6))
+    assert repository.manifest(last.manifest.parent).taken_at.microsecond == 700_000
+
+
+def test_what_is_quarantined_or_damaged_is_no_parent(repository: Repository) -> None:
+    first = back_up(repository, source())
+    second = back_up(repository, source(days=1))
+    quarantine(repository, second.archive_id)
+    third = back_up(repository, source(days=2))
+    assert third.manifest.parent == first.archive_id
+
+    broken = new_repository(MemorySink())
+    whole = back_up(broken, source())
+    broken.sink.delete(pack_key(whole.manifest.packs[0].object_id))
+    again = back_up(broken, source(days=1))
+    assert again.manifest.parent == ""
+    assert [warning.code for warning in again.warnings] == ["parent_damaged"]
+    assert contents(broken, again.archive_id)["stable_memory.bin"] == MEMORY
+    broken.sink.delete(archive_key(again.archive_id))
+    broken.sink.put(archive_key(again.archive_id), (b"not a manifest",))
+    third = back_up(broken, source(days=2))
+    assert "archive_damaged" in {warning.code for warning in third.warnings}
+
+
+def test_a_parent_can_be_named_and_nothing_compared(repository: Repository) -> None:
+    clone = back_up(repository, source(source_id="production"))
+    staging = source(changed(MEMORY, 3), 1, source_id="staging")
+    named = back_up(repository, staging, options=RepositoryBackupOptions(parent=clone.archive_id))
+    assert (named.manifest.parent, stored_pages(named)) == (clone.archive_id, 1)
+    assert contents(repository, named.archive_id)["stable_memory.bin"] == staging.images["stable_memory.bin"]
+    full = back_up(repository, source(days=2, source_id="staging"), options=RepositoryBackupOptions(full=True))
+    assert (full.manifest.parent, stored_pages(full)) == ("", 400)
+    with pytest.raises(ConfigurationError) as caught:
+        back_up(repository, source(days=3), options=RepositoryBackupOptions(parent="20260101T000000Z-" + 64 * "0"))
+    assert caught.value.kind == "bad_parent"
+
+
+def test_files_that_another_canister_has_brought_are_not_stored_again(repository: Repository) -> None:
+    module_bytes = NOISE.randbytes(2_500_000)
+    first = back_up(repository, StagedSource(files={"wasm_module.bin": module_bytes}, source_id="one"))
+    second = back_up(repository, StagedSource(files={"wasm_module.bin": module_bytes}, source_id="two"))
+    assert first.new_bytes > len(module_bytes)
+    assert second.new_bytes < 10_000
+    assert contents(repository, second.archive_id)["wasm_module.bin"] == module_bytes
+
+
+def test_a_long_history_is_not_read_whole(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_AT", 2)
+    for day in range(12):
+        back_up(repository, source(days=day))
+    read: list[str] = []
+    manifest = Repository.manifest
+
+    def counted(self: Repository, archive_id: str) -> object:
+        read.append(archive_id)
+        return manifest(self, archive_id)
+
+    monkeypatch.setattr(Repository, "manifest", counted)
+    small = attrs.evolve(repository, parallel_reads=1)
+    report = back_up(small, source(days=12))
+    assert report.manifest.parent == sorted(repository.archive_ids())[-2]
+    assert len(read) < 12
+
+
+def test_a_backup_that_takes_too_long_is_not_published() -> None:
+    repository = new_repository(MemorySink(), grace_seconds=100.0)
+    moments = iter([0.0, 49.0])
+    back_up(repository, source(), monotonic=lambda: next(moments, 49.0))
+    moments = iter([0.0, 51.0])
+    with pytest.raises(PlanStaleError) as caught:
+        back_up(repository, source(days=1), monotonic=lambda: next(moments, 51.0))
+    assert caught.value.kind == "backup_too_slow"
+    assert len(repository.archive_ids()) == 1
+
+
+@attrs.frozen(kw_only=True)
+class LyingSource(StagedSource):
+    """A source whose image has another size than it says."""
+
+    claimed: int
+
+    def sections(self) -> Iterator[Section]:
+        yield ImageSection(name="stable_memory.bin", size_bytes=self.claimed, chunks=(MEMORY,))
+
+
+@pytest.mark.parametrize("claimed", [len(MEMORY) - 1, len(MEMORY) + 1])
+def test_a_section_of_another_size_than_it_says_is_not_published(repository: Repository, claimed: int) -> None:
+    with pytest.raises(TruncatedError) as caught:
+        back_up(repository, LyingSource(claimed=claimed))
+    assert caught.value.kind == "section_size"
+    assert repository.archive_ids() == []

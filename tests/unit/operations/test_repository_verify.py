@@ -19,7 +19,7 @@ from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.marks import list_marks, put_mark, read_marks
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.verifying import verify, verify_all
-from knowtation_backup.repository import packing, recordsets
+from knowtation_backup.repository import claims, packing, reading, recordsets
 from knowtation_backup.repository.folding import fold_records
 from knowtation_backup.repository.keys import ReadKeys
 from knowtation_backup.repository.layout import archive_key, pack_key
@@ -267,3 +267,14 @@ def test_what_a_backup_stored_can_be_read_back_by_itself() -> None:
     assert verify(repository, first, new_only=True, record=False).covered is Coverage.WHOLE
     repository.sink.delete(archive_key(before))
     assert verify(repository, last, new_only=True, record=False).covered is Coverage.WHOLE
+
+
+def test_tables_that_did_not_fit_into_memory_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = filled()
+    monkeypatch.setattr(claims, "_OPEN_CLAIMS", 0)
+    monkeypatch.setattr(reading, "_CACHED_BYTES", 0)
+    monkeypatch.setattr(reading, "_IDLE_BYTES", 0)
+    assert verify_all(repository, record=False).ok
+    for key in packs_of(repository, repository.archive_ids()[-1]):
+        spoil(repository, key)
+        assert key in {item.key for item in verify_all(repository, record=False).objects}

@@ -32,9 +32,10 @@ from .storing import put_object
 from .tables import FrameRef
 from .tenants import TenantSealers
 
-__all__ = ["ArchiveWriter", "KnownPieces", "Parent", "WriteOptions", "WrittenSection"]
+__all__ = ["PIECE_BYTES", "ArchiveWriter", "KnownPieces", "Parent", "WriteOptions", "WrittenSection"]
 
-_PIECE_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 1 << 20
+"""Of a file; the last piece is smaller."""
 
 
 @attrs.frozen(kw_only=True)
@@ -253,7 +254,7 @@ class ArchiveWriter:
     def _file(self, section: FileSection) -> Iterator[Job]:
         pieces: list[DraftPiece] = []
         stored = size = 0
-        for content in even(section.chunks, _PIECE_BYTES):
+        for content in even(section.chunks, PIECE_BYTES):
             size += len(content)
             piece_id = self._keys.piece_id(content)
             piece = self._pieces.find(piece_id)

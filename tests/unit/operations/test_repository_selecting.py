@@ -1,11 +1,11 @@
 """Parts of an export: a tenant, a vault, a note, a proposal, and no more is read than they need."""
 
-import random
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from export_stage import payload, stored_export, user
 from repository_stage import MOMENT, StagedSource, new_repository
 
 from knowtation_backup._engine.canonical import dumps
@@ -20,7 +20,7 @@ from knowtation_backup.exports.portable import write_tree
 from knowtation_backup.exports.reader import ExportReader
 from knowtation_backup.exports.records import RecordKind
 from knowtation_backup.exports.sections import ExportFileSource
-from knowtation_backup.operations.repository import stored_export
+from knowtation_backup.operations.repository import stored_export as exports_of
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.restoring import restore_directory, restore_stream
 from knowtation_backup.operations.repository.selecting import restore_records
@@ -29,44 +29,6 @@ from knowtation_backup.repository.layout import TENANT_PREFIX
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultSink
-
-CHAOS = random.Random(3)  # noqa: S311 - content of tests
-
-
-def user(user_id: str, notes: int = 3, size: int = 20, proposals: int = 2) -> dict[str, Any]:
-    return {
-        "user_id": user_id,
-        "vaults": [
-            {
-                "vault_id": vault,
-                "notes": [
-                    {
-                        "path": f"n{n}.md",
-                        "frontmatter": "{}",
-                        "body": f"{user_id} {vault} " + CHAOS.randbytes(size).hex(),
-                    }
-                    for n in range(notes)
-                ],
-            }
-            for vault in ("work", "home")
-        ],
-        "proposals": [{"proposal_id": f"p{n}", "vault_id": "work", "status": "proposed"} for n in range(proposals)],
-    }
-
-
-def payload(*users: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "format_version": 4,
-        "kind": "knowtation-operator-full-export",
-        "exported_at": "2026-04-08T15:30:22.123Z",
-        "users": list(users),
-    }
-
-
-def stored(repository: Repository, tmp_path: Path, *users: dict[str, Any]) -> str:
-    path = tmp_path / "payload.json"
-    path.write_bytes(dumps(payload(*users)))
-    return back_up(repository, ExportFileSource(path=path, source_id="hub")).archive_id
 
 
 @pytest.fixture
@@ -79,7 +41,7 @@ def plain(source: Any) -> Any:
 
 
 def test_everything_comes_back_with_its_root(repository: Repository, tmp_path: Path) -> None:
-    archive_id = stored(repository, tmp_path, user("ann"), user("bob"))
+    archive_id = stored_export(repository, tmp_path, user("ann"), user("bob"))
     wanted = ExportReader([(tmp_path / "payload.json").read_bytes()]).read_all().content_root
     assert plain(restore_records(repository, archive_id)).content_root == wanted
     for form in ExportForm:
@@ -90,7 +52,7 @@ def test_everything_comes_back_with_its_root(repository: Repository, tmp_path: P
 
 
 def test_a_tenant_a_vault_a_note_a_proposal(repository: Repository, tmp_path: Path) -> None:
-    archive_id = stored(repository, tmp_path, user("ann"), user("bob"))
+    archive_id = stored_export(repository, tmp_path, user("ann"), user("bob"))
 
     def counts(*where: str, **more: str) -> dict[RecordKind, int]:
         found = list(restore_records(repository, archive_id, *where, **more))
@@ -108,7 +70,7 @@ def test_a_tenant_a_vault_a_note_a_proposal(repository: Repository, tmp_path: Pa
 
 def test_a_tenant_is_an_export_of_its_own(repository: Repository, tmp_path: Path) -> None:
     users = user("ann"), user("bob")
-    archive_id = stored(repository, tmp_path, *users)
+    archive_id = stored_export(repository, tmp_path, *users)
     wanted = ExportReader([dumps(payload(users[1]))]).read_all()
     found = plain(restore_records(repository, archive_id, "bob"))
     assert (found.content_root, found.header) == (wanted.content_root, wanted.header)
@@ -120,7 +82,7 @@ def test_notes_and_proposals_of_one_name_all_come(repository: Repository, tmp_pa
     ann = user("ann")
     ann["proposals"] += [{"proposal_id": "p1", "vault_id": "work", "n": n} for n in range(3)]
     ann["vaults"][0]["notes"] += [ann["vaults"][0]["notes"][1]] * 2
-    archive_id = stored(repository, tmp_path, ann)
+    archive_id = stored_export(repository, tmp_path, ann)
     found = list(restore_records(repository, archive_id, "ann", "work", proposal_id="p1"))
     assert sum(entry.proposal is not None for entry in found) == 4
     found = list(restore_records(repository, archive_id, "ann", "work", path="n1.md"))
@@ -139,7 +101,7 @@ def test_notes_and_proposals_of_one_name_all_come(repository: Repository, tmp_pa
     ],
 )
 def test_what_is_not_there_is_said(repository: Repository, tmp_path: Path, wanted: dict[str, str]) -> None:
-    archive_id = stored(repository, tmp_path, user("ann"))
+    archive_id = stored_export(repository, tmp_path, user("ann"))
     with pytest.raises(BlobNotFoundError) as caught:
         list(restore_records(repository, archive_id, **wanted))
     assert caught.value.kind == "no_such_record"
@@ -150,7 +112,7 @@ def test_what_is_not_there_is_said(repository: Repository, tmp_path: Path, wante
     [{"vault": "work"}, {"tenant": "a", "path": "n"}, {"tenant": "a", "vault": "v", "path": "n", "proposal_id": "p"}],
 )
 def test_what_is_not_named_whole_is_refused(repository: Repository, tmp_path: Path, wanted: dict[str, str]) -> None:
-    archive_id = stored(repository, tmp_path, user("ann"))
+    archive_id = stored_export(repository, tmp_path, user("ann"))
     with pytest.raises(ConfigurationError):
         restore_records(repository, archive_id, **wanted)
 
@@ -168,7 +130,7 @@ def test_archives_without_an_export_are_named(repository: Repository) -> None:
 
 def test_only_what_is_wanted_is_read(repository: Repository, tmp_path: Path) -> None:
     users = [user(f"user{n}", notes=8, size=150_000, proposals=0) for n in range(6)]
-    archive_id = stored(repository, tmp_path, *users)
+    archive_id = stored_export(repository, tmp_path, *users)
     counting = FaultSink(repository.sink)
 
     def packs(*where: str, **more: str) -> set[str]:
@@ -183,15 +145,15 @@ def test_only_what_is_wanted_is_read(repository: Repository, tmp_path: Path) -> 
 
 
 def test_a_tenant_of_a_lone_surrogate_is_found(repository: Repository, tmp_path: Path) -> None:
-    archive_id = stored(repository, tmp_path, user("a\ud800b"))
+    archive_id = stored_export(repository, tmp_path, user("a\ud800b"))
     assert len(list(restore_records(repository, archive_id, "a\ud800b", "work", path="n0.md"))) == 3
 
 
 def test_another_root_than_was_recorded_is_an_error(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive_id = stored(repository, tmp_path, user("ann"))
-    monkeypatch.setattr(stored_export, "read_details", lambda *_: {"capture": {"content_root": "00"}})
+    archive_id = stored_export(repository, tmp_path, user("ann"))
+    monkeypatch.setattr(exports_of, "read_details", lambda *_: {"capture": {"content_root": "00"}})
     with pytest.raises(IntegrityError) as caught:
         restore_directory(repository, archive_id, tmp_path / "here")
     assert caught.value.kind == "root_changed"
@@ -201,7 +163,7 @@ def test_another_root_than_was_recorded_is_an_error(
 def test_erased_tenants_are_left_out_and_named(tmp_path: Path) -> None:
     sink = MemorySink()
     repository = new_repository(sink, tenant_keys=True)
-    archive_id = stored(repository, tmp_path, user("ann"), user("bob"))
+    archive_id = stored_export(repository, tmp_path, user("ann"), user("bob"))
     erased = repository.writer_key.tenant_id(owner_of("ann")).hex()
     for info in list(sink.list(f"{TENANT_PREFIX}{erased}")):
         sink.delete(info.key)
@@ -220,7 +182,7 @@ def test_an_export_that_does_not_say_when_it_was_made_is_dated_by_its_archive(
     repository: Repository, tmp_path: Path
 ) -> None:
     path = tmp_path / "payload.json"
-    path.write_bytes(dumps({**payload(user("ann")), "exported_at": None}))
+    path.write_bytes(dumps(payload(user("ann"), exported_at=None)))
     source = ExportFileSource(path=path, source_id="hub")
     archive_id = back_up(repository, source, clock=lambda: MOMENT).archive_id
     assert plain(restore_records(repository, archive_id)).header.exported_moment == MOMENT

@@ -4,8 +4,8 @@ Exports as a repository stores them: canonical records, one for each tenant, vau
 So an unchanged note costs nothing, whatever order the hub tells things in. Sections:
 
 ``records``
-    owner: the tenant's id; name: the record's sort key (see `records`), followed by a number where a tenant has several
-    of one sort key; value: the record's line
+    owner: the tenant's id; name: the record's sort key (see `records`), followed by its leaf hash where a tenant has
+    several of one sort key, and by a number where these are equal, too; value: the record's line
 ``export.json``
     what the payload says of itself: ``format_version``, ``kind``, ``exported_at``
 """
@@ -13,6 +13,7 @@ So an unchanged note costs nothing, whatever order the hub tells things in. Sect
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import itertools
 import json
 import os
@@ -39,12 +40,15 @@ __all__ = [
     "ExportSections",
     "StoredEntries",
     "parse_header",
+    "record_names",
 ]
 
 RECORDS_SECTION: Final = "records"
 HEADER_SECTION: Final = "export.json"
 RECORDS_KIND: Final = "knowtation-backup-records"
 _READ_BYTES: Final = 1 << 20
+_MOST_ALIKE: Final = 1000
+"""Equal records of one tenant that are told apart."""
 _HEADER_FIELDS: Final = ("format_version", "kind", "exported_at")
 
 
@@ -205,21 +209,39 @@ class _Names:
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
-        self._repeated: dict[bytes, int] = {}
 
     def unique(self, lines: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         keys = {key for key, _ in lines}
         if len(keys) == len(lines) and self._seen.isdisjoint(keys):
             self._seen |= keys
             return lines
-        return [(self._of(key), line) for key, line in lines]
+        return [(self._of(key, line), line) for key, line in lines]
 
-    def _of(self, key: bytes) -> bytes:
-        if key not in self._seen:
-            self._seen.add(key)
-            return key
-        self._repeated[key] = self._repeated.get(key, 0) + 1
-        return b"%b%d" % (key, self._repeated[key])
+    def _of(self, key: bytes, line: bytes) -> bytes:
+        name = next(name for name in _names(key, line) if name not in self._seen)
+        self._seen.add(name)
+        return name
+
+
+def _names(key: bytes, line: bytes) -> Iterator[bytes]:
+    yield key
+    longer = key + hashlib.sha256(line).digest()
+    yield longer
+    for number in itertools.count(1):
+        yield b"%b%d" % (longer, number)
+
+
+def record_names(_section: str, value: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """
+    Yield what owner and name of a stored record may be, likeliest first.
+
+    Raises:
+        IntegrityError: It is no record of an export, kind ``bad_record``.
+    """
+    record, _ = parse_record(value)
+    owner = record.user_id.encode("utf-8", "surrogatepass")
+    for name in itertools.islice(_names(record.sort_key, record.line), _MOST_ALIKE):
+        yield owner, name
 
 
 def _lines(run: Run) -> list[tuple[bytes, bytes]]:

@@ -25,6 +25,7 @@ from knowtation_backup.exports.sections import (
 )
 from knowtation_backup.model.sections import FileSection, RecordSection, SectionRecord
 from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.copying import copy
 from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.manifest import FileTable, RecordTables
 from knowtation_backup.repository.repository import Repository
@@ -184,3 +185,11 @@ def test_an_unchanged_note_costs_nothing_in_whatever_order_the_hub_tells_it(
     for report, name in ((first, "1"), (second, "2"), (third, "3")):
         wanted = ExportReader([(tmp_path / name).read_bytes()]).read_all().content_root
         assert read_back(repository, report.archive_id) == wanted
+
+
+def test_an_export_is_copied_to_a_repository_with_other_keys(tmp_path: Path, full: dict[str, Any]) -> None:
+    full["users"][0]["proposals"] += [{"proposal_id": "prop-1", "vault_id": "work"}, {"proposal_id": "prop-1", "n": 1}]
+    repository, other = new_repository(MemorySink()), new_repository(MemorySink())
+    first = back_up(repository, ExportFileSource(path=written(tmp_path / "1", full), source_id="hub"))
+    copied = copy(repository, other).copied[first.archive_id]
+    assert read_back(other, copied) == read_back(repository, first.archive_id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
 
 from ...contracts import Observer, SectionCapture, ignore_events
-from ...errors import ConfigurationError, IntegrityError
+from ...errors import IntegrityError
+from ...exports.sections import record_names
 from ...model.reports import CaptureResult, Finding
 from ...model.sections import FileSection, ImageSection, RecordSection, Section, SectionRecord
 from ...repository.content import ArchiveReader
@@ -19,8 +20,8 @@ from .details import read_details
 
 __all__ = ["ArchiveSource", "IdentifyRecord"]
 
-IdentifyRecord: TypeAlias = Callable[[str, bytes], tuple[bytes, bytes]]
-"""Returns owner and name of a record, from the name of its section and its value."""
+IdentifyRecord: TypeAlias = Callable[[str, bytes], Iterable[tuple[bytes, bytes]]]
+"""Returns what owner and name of a record may be, likeliest first, from the name of its section and its value."""
 
 _ZEROS: Final = bytes(1 << 20)
 
@@ -33,13 +34,13 @@ class ArchiveSource:
     Args:
         repository: Where it is; open to be read.
         manifest: Of the archive.
-        identify: Finds owner and name of records in their values: a repository knows hashes of them only. Checked
-            against these. Needed when the archive has records.
+        identify: Finds owner and name of records in their values: a repository knows hashes of them only, which decide.
+            Unless said otherwise, it knows the records of exports.
     """
 
     repository: Repository
     manifest: ArchiveManifest
-    identify: IdentifyRecord | None = None
+    identify: IdentifyRecord = record_names
 
     def capture_sections(
         self,
@@ -83,18 +84,16 @@ class _Capture:
 
     def _records(self, tables: RecordTables) -> Iterator[Sequence[SectionRecord]]:
         identify = self._source.identify
-        if identify is None:
-            message = f"{tables.name} has records, whose owners and names a repository knows by hashes only"
-            raise ConfigurationError(message, kind="records_unnamed", hint="pass identify=")
         keys = self._source.repository.writer_key
         for group in self._reader.records(tables, on_erased=self._note_erased):
             batch: list[SectionRecord] = []
             for record in group:
-                owner, name = identify(tables.name, record.value)
-                if keys.record_key(owner, name) != record.key:
+                candidates = identify(tables.name, record.value)
+                found = next((each for each in candidates if keys.record_key(*each) == record.key), None)
+                if found is None:
                     message = f"a record of {tables.name} has another owner or name than its value says"
                     raise IntegrityError(message, kind="record_changed", section=tables.name, key=record.key.hex())
-                batch.append(SectionRecord(owner, name, record.value))
+                batch.append(SectionRecord(*found, record.value))
             yield batch
 
     def _note_erased(self, _owner_key: bytes, records: int) -> None:

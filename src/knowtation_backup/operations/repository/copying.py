@@ -16,6 +16,7 @@ import attrs
 
 from ...contracts import Observer, ignore_events
 from ...errors import PlanStaleError
+from ...exports.sections import record_names
 from ...model.events import Event
 from ...model.reports import Unverified
 from ...repository.manifest import ArchiveManifest, RecordTables
@@ -38,7 +39,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
     *,
     read_back: ReadBack = ReadBack.SIZES,
     marks: bool = True,
-    identify: IdentifyRecord | None = None,
+    identify: IdentifyRecord = record_names,
     write: WriteOptions | None = None,
     observer: Observer = ignore_events,
     monotonic: Callable[[], float] = time.monotonic,
@@ -61,8 +62,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
         monotonic: Seconds; measures durations.
 
     Raises:
-        ConfigurationError: The source is open to be written only, and keys differ, kind ``write_only``; or it has
-            records and *identify* was not given, kind ``records_unnamed``.
+        ConfigurationError: The source is open to be written only, and keys differ, kind ``write_only``.
         SinkError: Reading or storing failed; repeat it to go on.
     """
     if source.config.repository_id == target.config.repository_id:

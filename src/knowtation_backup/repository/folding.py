@@ -8,7 +8,7 @@ writer that compares needs ids alone.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -17,7 +17,17 @@ import attrs
 from .keys import ID_BYTES
 from .tables import NOWHERE, SEGMENT_PAGES, FrameRef, PageTable, RecordTable, frame_starts
 
-__all__ = ["FoldedRecord", "Spots", "StoredRun", "fold_ids", "fold_records", "fold_spots", "full_table", "table_runs"]
+__all__ = [
+    "FoldedRecord",
+    "Spots",
+    "StoredRun",
+    "find_record",
+    "fold_ids",
+    "fold_records",
+    "fold_spots",
+    "full_table",
+    "table_runs",
+]
 
 _SLOT_BITS: Final = 16
 _SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
@@ -146,3 +156,18 @@ def fold_records(tables: Iterable[RecordTable]) -> dict[bytes, FoldedRecord]:
             record_id = ids[ID_BYTES * number : ID_BYTES * (number + 1)]
             folded[key] = FoldedRecord(record_id, table.frames[frame], position - starts[frame])
     return folded
+
+
+def find_record(table: RecordTable, key: bytes) -> tuple[bool, FoldedRecord | None]:
+    """Return whether one table names a record, and if so where it lies; `None`: nowhere any more."""
+    count = len(table.positions)
+    number = bisect_left(range(count), key, key=lambda at: table.keys[24 * at : 24 * at + 24])
+    if number == count or table.keys[24 * number : 24 * number + 24] != key:
+        return False, None
+    position = table.positions[number]
+    if position == NOWHERE:
+        return True, None
+    starts = frame_starts(table.frames)
+    frame = bisect_right(starts, position) - 1
+    record_id = table.ids[ID_BYTES * number : ID_BYTES * (number + 1)]
+    return True, FoldedRecord(record_id, table.frames[frame], position - starts[frame])

@@ -15,7 +15,7 @@ from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.verifying import verify_all
 from knowtation_backup.repository import content, folding, images, losses, soundness, tables
-from knowtation_backup.repository.folding import fold_ids, fold_records, fold_spots, full_table, table_runs
+from knowtation_backup.repository.folding import find_record, fold_ids, fold_records, fold_spots, full_table, table_runs
 from knowtation_backup.repository.keys import ID_BYTES, ZERO_ID
 from knowtation_backup.repository.manifest import ImageTables
 from knowtation_backup.repository.tables import NOWHERE, FrameRef, PageTable, RecordTable
@@ -119,6 +119,19 @@ def test_records_lie_where_the_last_table_says() -> None:
         keys[1]: (b"2" * 16, frames[0], 1),
         keys[2]: (b"4" * 16, frames[1], 0),
     }
+
+
+@given(st.dictionaries(st.integers(0, 30), st.booleans(), max_size=20))
+def test_one_record_is_found_as_all_are(there: dict[int, bool]) -> None:
+    frames = [FrameRef(b"a" * 32, 0, 0, 90, 7), FrameRef(b"b" * 32, 4, 0, 90, 50)]
+    keys = {number: bytes([number]) * 24 for number in sorted(there)}
+    positions = [2 * number if there[number] else NOWHERE for number in keys]
+    ids = b"".join(bytes([255 - number]) * 16 for number in keys)
+    table = RecordTable(b"".join(keys.values()), ids, positions, frames if any(there.values()) else [])
+    folded = fold_records([table])
+    for number in range(32):
+        key = bytes([number]) * 24
+        assert find_record(table, key) == (number in there, folded.get(key))
 
 
 # -- chains of images, written and read by the real parts, in segments of eight pages --------------------------------

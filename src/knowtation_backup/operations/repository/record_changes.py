@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from ...exports.records import RecordKind, parse_record
 from .difference_reports import Change, RecordChange, TenantDifference
 
-__all__ = ["by_tenant", "named_changes", "ordered"]
+__all__ = ["by_tenant", "named_changes", "ordered", "status_of"]
 
 _OWNER_BYTES = 8
 
@@ -34,7 +34,7 @@ def named_changes(
             continue
         found = [None if value is None else parse_record(value) for value in (old, new)]
         record = next(one[0] for one in reversed(found) if one is not None)
-        status = [_status(one[1]) if one is not None else None for one in found]
+        status = [status_of(one[1]) if one is not None else None for one in found]
         named[key] = RecordChange(
             change=change,
             kind=record.kind,
@@ -55,7 +55,8 @@ def ordered(named: Mapping[bytes, RecordChange]) -> tuple[RecordChange, ...]:
     return tuple(sorted(named.values(), key=lambda one: (one.user_id, kinds.index(one.kind), one.vault_id, one.name)))
 
 
-def _status(content: object) -> str | None:
+def status_of(content: object) -> str | None:
+    """Return the status of a proposal; `None` of one that has none, and of everything else."""
     status = content.get("status") if isinstance(content, dict) else None
     return status if isinstance(status, str) else None
 

@@ -123,7 +123,7 @@ def test_records_lie_where_the_last_table_says() -> None:
 
 @given(st.dictionaries(st.integers(0, 30), st.booleans(), max_size=20))
 def test_one_record_is_found_as_all_are(there: dict[int, bool]) -> None:
-    frames = [FrameRef(b"a" * 32, 0, 0, 90, 7), FrameRef(b"b" * 32, 4, 0, 90, 50)]
+    frames = [FrameRef(b"a" * 32, 0, 0, 90, 7), FrameRef(b"b" * 32, 4, 0, 90, 60)]
     keys = {number: bytes([number]) * 24 for number in sorted(there)}
     positions = [2 * number if there[number] else NOWHERE for number in keys]
     ids = b"".join(bytes([255 - number]) * 16 for number in keys)

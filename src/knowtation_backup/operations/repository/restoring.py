@@ -224,7 +224,8 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
     manifest = plan.manifest
     reader = ArchiveReader(repository.sink, keys, manifest, tenant_sink=repository.tenant_sink)
     export = StoredExport(manifest=manifest, reader=reader, keys=repository.writer_key)
-    _tell(observer, "restore.started", archive_id, sections=len(plan.sections), size_bytes=plan.size_bytes)
+    facts = {"archive_id": archive_id, "sections": len(plan.sections), "size_bytes": plan.size_bytes}
+    observer(Event(name="restore.started", fields=facts))
     written: list[RestoredSection] = []
     try:
         with NewTree(plan.directory) as tree:
@@ -235,13 +236,13 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
             if sections is None and manifest.section(METADATA_NAME) is not None:
                 tree.directory(CHUNK_STORE)  # tools expect it, though nothing is in it
             tree.publish()
-    except BlobExistsError as error:
-        _tell(observer, "restore.failed", archive_id, error=TargetNotReadyError.default_kind)
-        raise _not_ready(plan.directory) from error
     except BaseException as error:
-        kind = error.kind if isinstance(error, BackupError) else type(error).__name__
-        _tell(observer, "restore.failed", archive_id, error=kind)
-        raise
+        found = _not_ready(plan.directory) if isinstance(error, BlobExistsError) else error
+        kind = found.kind if isinstance(found, BackupError) else type(found).__name__
+        observer(Event(name="restore.failed", fields={"archive_id": archive_id, "error": kind}))
+        if found is error:
+            raise
+        raise found from error
     report = RepositoryRestoreReport(
         archive_id=archive_id,
         directory=plan.directory,
@@ -250,7 +251,7 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
         duration_seconds=monotonic() - began,
         warnings=tuple(export.findings),
     )
-    _tell(observer, "restore.finished", archive_id, size_bytes=report.size_bytes)
+    observer(Event(name="restore.finished", fields={"archive_id": archive_id, "size_bytes": report.size_bytes}))
     return report
 
 
@@ -366,7 +367,3 @@ def _check_paths(sections: Iterable[RestoredSection]) -> None:
 def _not_ready(directory: Path) -> TargetNotReadyError:
     hint = "choose another place, or move away what is there"
     return TargetNotReadyError(f"there is something at {directory} already", hint=hint, path=str(directory))
-
-
-def _tell(observer: Observer, name: str, archive_id: str, **fields: object) -> None:
-    observer(Event(name=name, fields={"archive_id": archive_id, **fields}))

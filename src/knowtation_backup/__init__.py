@@ -40,7 +40,7 @@ from .exports.reader import ExportReader, ReadLimits
 from .exports.records import Proof, Record, parse_record, verify_proof
 from .exports.replaying import EvidenceReport, verify_export_evidence
 from .exports.resume import PreviousArchive
-from .exports.sections import ExportFileSource, ExportSections
+from .exports.sections import ExportFileSource, ExportSections, StoredEntries
 from .exports.unwrap import UnwrapLimits
 from .hub.address import HubAddress
 from .hub.client import HubClient, HubStats
@@ -111,7 +111,9 @@ from .operations.copy import CopyReport, copy_archive
 from .operations.keys import KeyCheck, KeyCheckReport
 from .operations.repository.backup import RepositoryBackupOptions, RepositoryBackupReport
 from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
+from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
+from .operations.repository.history_reports import RecordHistory
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
 from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.recipients import (
@@ -319,6 +321,7 @@ __all__ = [
     "RecipientReport",
     "RecipientsListing",
     "Record",
+    "RecordHistory",
     "RecordSection",
     "RecoverReport",
     "Recovered",
@@ -328,6 +331,7 @@ __all__ = [
     "RepositoryBackupOptions",
     "RepositoryBackupReport",
     "RepositoryCopyReport",
+    "RepositoryDiff",
     "RepositoryPipeline",
     "RepositoryRestorePlan",
     "RepositoryRestoreReport",
@@ -373,6 +377,7 @@ __all__ = [
     "Step",
     "StorageShare",
     "StoredChunk",
+    "StoredEntries",
     "StreamedPart",
     "TakeReport",
     "Taken",

@@ -20,7 +20,7 @@ from .contracts import (
     utc_now,
 )
 from .errors import ConfigurationError
-from .exports.sections import ExportSections
+from .exports.sections import ExportSections, StoredEntries
 from .model.marks import Mark
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import ForgetReport, Sample, VerifyLevel
@@ -31,7 +31,11 @@ from .operations.repository.backup import RepositoryBackupOptions
 from .operations.repository.catalog import find, list_archives, resolve
 from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
 from .operations.repository.copying import copy
+from .operations.repository.difference_reports import RepositoryDiff
+from .operations.repository.differences import diff, diff_live
 from .operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
+from .operations.repository.history import history
+from .operations.repository.history_reports import RecordHistory
 from .operations.repository.many import BackupSetReport, back_up_set
 from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.pruning import apply_prune, plan_prune
@@ -44,6 +48,7 @@ from .operations.repository.restoring import (
     restore_directory,
     restore_stream,
 )
+from .operations.repository.selecting import restore_records
 from .operations.repository.stored_export import ExportForm
 from .operations.repository.timeline import AsOf, MissingReport, as_of, missing
 from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
@@ -129,6 +134,28 @@ class RepositoryPipeline:
         """Return which series, and which tenants, have no complete archive since a moment."""
         return missing(self.repository, since, tenants=tenants)
 
+    def diff(self, before: str, after: str = "latest", *, names: bool = True) -> RepositoryDiff:
+        """Compare two archives: pages, files, notes, proposals, settings."""
+        return diff(self.repository, self._resolve(before), self._resolve(after), names=names)
+
+    def diff_live(self, archive_id: str, source: AnySource) -> RepositoryDiff:
+        """Compare an archive with what its source holds now; nothing is stored."""
+        made = _sections(source)
+        live = made if isinstance(made, SectionSource) else made()
+        return diff_live(self.repository, self._resolve(archive_id), live, observer=self.observer, clock=self.clock)
+
+    def history(
+        self,
+        tenant: str,
+        vault: str,
+        path: str | None = None,
+        *,
+        proposal_id: str | None = None,
+        contents: bool = False,
+    ) -> RecordHistory:
+        """Return every version of a note or proposal that archives hold."""
+        return history(self.repository, tenant, vault, path, proposal_id=proposal_id, contents=contents)
+
     # -- restore ----------------------------------------------------------------------------------------------------
 
     def plan_restore(self, archive_id: str, directory: str | os.PathLike[str]) -> RepositoryRestorePlan:
@@ -151,6 +178,20 @@ class RepositoryPipeline:
             sections=sections,
             form=form,
             observer=self.observer,
+        )
+
+    def entries(
+        self,
+        archive_id: str = "latest",
+        *,
+        tenant: str | None = None,
+        vault: str | None = None,
+        path: str | None = None,
+        proposal_id: str | None = None,
+    ) -> StoredEntries:
+        """Return entries of an export, of one tenant, vault, note or proposal if named; reads only what is needed."""
+        return restore_records(
+            self.repository, self._resolve(archive_id), tenant, vault, path=path, proposal_id=proposal_id
         )
 
     def read(self, section: str, archive_id: str = "latest") -> Iterator[bytes]:

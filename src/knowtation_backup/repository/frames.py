@@ -258,7 +258,15 @@ class Compressor:
         self._local = threading.local()
 
     def body(self, content: bytes) -> bytes:
-        """Return marker byte and the content, compressed where that makes it smaller."""
+        """
+        Return marker byte and the content, compressed where that makes it smaller.
+
+        Raises:
+            InternalError: It is more than any reader takes. Nothing of that kind may ever be published.
+        """
+        if len(content) > MAX_CONTENT_BYTES:
+            message = f"a frame of {len(content)} bytes would be written, and read by nobody"
+            raise InternalError(message, size_bytes=len(content))
         compressor: zstandard.ZstdCompressor | None = getattr(self._local, "compressor", None)
         if compressor is None:
             compressor = zstandard.ZstdCompressor(compression_params=self._parameters)

@@ -189,7 +189,7 @@ class ArchiveWriter:
                 f"the backup took {took:.0f} s, more than half of the repository's grace period of "
                 f"{self._config.grace_seconds:.0f} s; it is not published"
             )
-            raise PlanStaleError(message, kind="backup_too_slow", hint="back up again; what is stored is not lost time")
+            raise PlanStaleError(message, kind="backup_too_slow", hint="back up less at once, or make a repository with a longer grace period")
         put_object(self._sink, archive_key(archive_id), stored)
         return archive_id, manifest
 

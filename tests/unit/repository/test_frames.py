@@ -132,3 +132,9 @@ def test_the_last_frame_is_known_as_such() -> None:
     assert head.open(0, sealed, last=True) == body
     with pytest.raises(TamperedError):
         head.open(0, sealed, last=False)
+
+
+def test_what_no_reader_takes_is_not_written() -> None:
+    assert len(Compressor().body(bytes(MAX_CONTENT_BYTES))) < 10_000
+    with pytest.raises(InternalError):
+        Compressor().body(bytes(MAX_CONTENT_BYTES + 1))

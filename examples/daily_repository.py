@@ -10,7 +10,6 @@ verifies, compares, restores and thins out.
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 import sys
 import tempfile
@@ -63,9 +62,7 @@ def main(directory: Path) -> None:
                 writing = RepositoryPipeline(
                     repository=repository,
                     sources={
-                        "snapshot": CanisterSource(
-                            management=management, canister_id=hub_id, snapshot_id=snapshot_id
-                        ),
+                        "snapshot": CanisterSource(management=management, canister_id=hub_id, snapshot_id=snapshot_id),
                         "export": OperatorExporter(hub),
                     },
                     pillars=[("snapshot", "export")],

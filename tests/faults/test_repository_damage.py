@@ -172,7 +172,7 @@ def read_section(repository: Repository, archive_id: str, name: str) -> bytes | 
     reader = ArchiveReader(repository.sink, repository.read_keys, manifest)
     match section:
         case ImageTables():
-            parts: Iterator[bytes] = (
+            parts: Iterator[bytes | memoryview] = (
                 part.data if part.data is not None else bytes(part.size_bytes) for part in reader.image(section)
             )
         case FileTable():

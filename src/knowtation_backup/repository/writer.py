@@ -189,7 +189,8 @@ class ArchiveWriter:
                 f"the backup took {took:.0f} s, more than half of the repository's grace period of "
                 f"{self._config.grace_seconds:.0f} s; it is not published"
             )
-            raise PlanStaleError(message, kind="backup_too_slow", hint="back up less at once, or make a repository with a longer grace period")
+            hint = "back up less at once, or make a repository with a longer grace period"
+            raise PlanStaleError(message, kind="backup_too_slow", hint=hint)
         put_object(self._sink, archive_key(archive_id), stored)
         return archive_id, manifest
 

@@ -48,8 +48,9 @@ def _snapshot(value: SnapshotId | str) -> SnapshotId:
 @attrs.frozen(kw_only=True)
 class CanisterSource:
     """
-    A `BackupSource` and a `SectionSource`: one snapshot that is on chain already, for example one just taken by a
-    `SnapshotManager`.
+    A `BackupSource` and a `SectionSource`: one snapshot that is on chain already.
+
+    For example one just taken by a `SnapshotManager`.
 
     Args:
         management: Whom to ask.

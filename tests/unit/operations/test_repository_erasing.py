@@ -255,9 +255,9 @@ def test_a_copy_under_other_keys_leaves_out_who_was_erased(repository: Repositor
     apply_erase_tenant(repository, plan_erase_tenant(repository, ANNA))
     target = new_repository(MemorySink(), tenant_keys=True)
 
-    def identify(_section: str, value: bytes) -> tuple[bytes, bytes]:
+    def identify(_section: str, value: bytes) -> list[tuple[bytes, bytes]]:
         owner, name, _ = value.split(b"|")
-        return owner, name
+        return [(owner, name)]
 
     report = copy(repository, target, identify=identify)
     assert not report.failed

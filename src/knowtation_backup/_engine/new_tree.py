@@ -75,22 +75,26 @@ class NewTree:
 
     Args:
         path: Where it will be; nothing may be there but an empty directory. Missing parents are made.
+        aside: Name that whatever is there gets when the new directory appears; `None`: nothing may be there.
 
     Raises:
         BlobExistsError: Something is at *path* already.
         SinkError: From every method: what the operating system refuses.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, aside: str | None = None) -> None:
         self.path = Path(path).absolute()
+        self.aside_path: Path | None = None if aside is None else self.path.with_name(aside)
         if not self.path.name:
             raise ConfigurationError(f"{self.path} cannot be written to", kind="bad_path", hint="name a new directory")
         hidden = f".{self.path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}.partial"
         self.hidden_path: Path = self.path.with_name(hidden)
         """Where it is until then."""
+        self.moved_to: Path | None = None
+        """Where that is now which was there before; known once it was published."""
         self._published = False
         with os_errors_translated(f"writing to {self.path}"):
-            if not is_free(self.path):
+            if not is_free(self.path) and (self.aside_path is None or not is_free(self.aside_path)):
                 raise self._taken()
             os.close(open_directory(self.path.parent, create=True))
             self.hidden_path.mkdir(mode=0o700)
@@ -129,21 +133,37 @@ class NewTree:
         """
         Let the directory appear under its name, durably; return its path.
 
+        What was there, if it may be moved, has its other name right before; it gets its own back if that fails.
+
         Raises:
             BlobExistsError: Something came to be there meanwhile.
         """
         with os_errors_translated(f"publishing {self.path}"):
             for directory, _, _ in os.walk(self.hidden_path):
                 _sync(Path(directory))
+            moved = self._move_aside()
             try:
                 self.hidden_path.rename(self.path)
             except OSError as error:
-                if is_free(self.path):
+                if moved is not None:
+                    moved.rename(self.path)
                     raise
-                raise self._taken() from error
+                if not is_free(self.path):
+                    raise self._taken() from error
+                raise
+            self.moved_to = moved
             self._published = True
             _sync(self.path.parent)
         return self.path
+
+    def _move_aside(self) -> Path | None:
+        """Give what is there its other name, and return that, if anything is there and may be moved."""
+        if self.aside_path is None or is_free(self.path):
+            return None
+        if not is_free(self.aside_path):
+            raise self._taken()
+        self.path.rename(self.aside_path)
+        return self.aside_path
 
     def _taken(self) -> BlobExistsError:
         hint = "choose another place, or move away what is there"

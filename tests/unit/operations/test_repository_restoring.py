@@ -1,5 +1,6 @@
 """Restoring archives of a repository: what is written is what was backed up, complete or not at all."""
 
+import datetime as dt
 import random
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from knowtation_backup.errors import (
     ConfigurationError,
     DecryptionError,
     IntegrityError,
+    SinkPermissionError,
     SinkUnavailableError,
     TargetNotReadyError,
 )
@@ -159,6 +161,69 @@ def test_an_empty_directory_is_taken(repository: Repository, tmp_path: Path) -> 
     archive_id = back_up(repository, snapshot()).archive_id
     restore_directory(repository, archive_id, tmp_path / "here")
     assert files(tmp_path / "here")["wasm_memory.bin"] == HEAP
+
+
+STAMP = "here.pre-restore-20260501T073000Z"
+
+
+def half_past_seven() -> dt.datetime:
+    return dt.datetime(2026, 5, 1, 7, 30, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("there", ["file", "directory", "nothing"])
+def test_what_is_there_is_moved_aside_when_asked_for(repository: Repository, tmp_path: Path, there: str) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    target = tmp_path / "here"
+    if there == "file":
+        target.write_bytes(b"mine")
+    elif there == "directory":
+        target.mkdir()
+        (target / "mine").write_bytes(b"mine")
+    plan = plan_restore(repository, archive_id, target, replace=True)
+    assert (plan.replaces, "kept beside" in str(plan)) == (there != "nothing", there != "nothing")
+    report = restore_directory(repository, archive_id, target, replace=True, clock=half_past_seven)
+    assert files(target)["wasm_memory.bin"] == HEAP
+    assert report.moved_aside == (None if there == "nothing" else tmp_path / STAMP)
+    kept = {"file": b"mine", "directory": {"mine": b"mine"}}.get(there)
+    if report.moved_aside is not None:
+        assert kept == (files(report.moved_aside) if there == "directory" else report.moved_aside.read_bytes())
+        assert str(report.moved_aside) in str(report)
+    if there == "nothing":
+        restore_directory(repository, archive_id, target, replace=True, clock=half_past_seven)
+    with pytest.raises(TargetNotReadyError):  # twice within a second
+        restore_directory(repository, archive_id, target, replace=True, clock=half_past_seven)
+
+
+def test_a_restore_that_fails_moves_nothing(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").write_bytes(b"mine")
+    sink = repository.sink
+    assert isinstance(sink, MemorySink)
+    for info in list(sink.list(PACK_PREFIX)):
+        sink.delete(info.key)
+    with pytest.raises(BlobNotFoundError):
+        restore_directory(repository, archive_id, tmp_path / "here", replace=True)
+    assert files(tmp_path) == {"here/mine": b"mine"}
+
+
+def test_what_was_there_comes_back_when_the_last_step_fails(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").write_bytes(b"mine")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise PermissionError(13, "refused")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(SinkPermissionError):
+        restore_directory(repository, archive_id, tmp_path / "here", replace=True)
+    assert files(tmp_path) == {"here/mine": b"mine"}
 
 
 def test_what_comes_to_be_there_meanwhile_is_not_replaced(repository: Repository, tmp_path: Path) -> None:

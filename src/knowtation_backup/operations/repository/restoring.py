@@ -16,18 +16,16 @@ import attrs
 
 from ..._engine.local_files import os_errors_translated
 from ..._engine.new_tree import NewTree, TreeFile, is_free
-from ...contracts import Observer, ignore_events
+from ...contracts import Clock, Observer, ignore_events, utc_now
 from ...errors import BackupError, BlobExistsError, ConfigurationError, TargetNotReadyError
 from ...exports.sections import HEADER_SECTION
 from ...model.events import Event
-from ...model.moments import iso_ms
-from ...model.reports import Finding, Outcome
-from ...model.sections import SectionKind
 from ...repository.content import ArchiveReader
 from ...repository.manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables
 from ...repository.repository import Repository
 from ...snapshots.layout import CHUNK_STORE, METADATA_NAME
 from .backup import DETAILS_SECTION
+from .restore_reports import RepositoryRestorePlan, RepositoryRestoreReport, RestoredSection
 from .stored_export import ExportForm, StoredExport
 
 __all__ = [
@@ -43,102 +41,7 @@ _ZEROS: Final = bytes(1 << 20)
 """As much as parts of images have at most."""
 
 
-@attrs.frozen(kw_only=True)
-class RestoredSection:
-    """One section of a restored archive, or of one that would be."""
-
-    name: str
-    kind: SectionKind
-    path: str
-    """Of the file, relative to the directory."""
-    size_bytes: int | None
-    """`None`: of records the size is known once they are read."""
-    records: int | None = None
-    """How many, of records."""
-
-    def __str__(self) -> str:
-        """Return one line."""
-        size = f"{self.records:,} records" if self.size_bytes is None else f"{self.size_bytes:,} bytes"
-        return f"{self.path}: {size}"
-
-
-@attrs.frozen(kw_only=True)
-class RepositoryRestorePlan:
-    """What restoring an archive into a directory would do; nothing was written."""
-
-    archive_id: str
-    directory: Path
-    manifest: ArchiveManifest = attrs.field(repr=False)
-    sections: tuple[RestoredSection, ...]
-    packs: int
-    """How many would be read, or parts of them."""
-    pack_bytes: int
-    """Their size; less is read where an archive needs little of a pack."""
-    form: ExportForm = ExportForm.RECORDS
-    location: str = ""
-    """Where the repository is."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files whose size is known before; zeros take no space on the disk."""
-        return sum(section.size_bytes or 0 for section in self.sections)
-
-    def __str__(self) -> str:
-        """Return a few lines for people."""
-        manifest = self.manifest
-        complete = "" if manifest.complete else ", INCOMPLETE"
-        return "\n".join(
-            [
-                f"would restore {self.archive_id} from {self.location} to {self.directory}",
-                f"  {manifest.kind} of {manifest.source_id}, taken {iso_ms(manifest.taken_at)}{complete}",
-                f"  {self.size_bytes:,} bytes to write, {self.packs} pack(s) with {self.pack_bytes:,} bytes to read",
-                *(f"  {section}" for section in self.sections),
-            ]
-        )
-
-
-@attrs.frozen(kw_only=True)
-class RepositoryRestoreReport:
-    """A restored directory; every byte in it was compared with what was backed up."""
-
-    archive_id: str
-    directory: Path
-    complete: bool
-    """Whether the capture was complete when it was backed up."""
-    sections: tuple[RestoredSection, ...]
-    duration_seconds: float
-    warnings: tuple[Finding, ...] = ()
-    """What is missing, since its tenant was erased."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(section.size_bytes or 0 for section in self.sections)
-
-    @property
-    def outcome(self) -> Outcome:
-        """`OK`, or `PARTIAL` when the capture was not complete, or tenants were erased."""
-        return Outcome.OK if self.complete and not self.warnings else Outcome.PARTIAL
-
-    @property
-    def exit_code(self) -> int:
-        """The documented exit code for scripts."""
-        return int(self.outcome)
-
-    def __str__(self) -> str:
-        """Return a few lines for people."""
-        incomplete = "" if self.complete else "the INCOMPLETE archive "
-        return "\n".join(
-            [
-                f"restored {incomplete}{self.archive_id} to {self.directory}",
-                f"  {self.size_bytes:,} bytes, {self.duration_seconds:.1f} s",
-                *(f"  {section}" for section in self.sections),
-                *(f"  warning {w.code} at {w.where}: {w.message}" for w in self.warnings),
-            ]
-        )
-
-
-def plan_restore(  # noqa: PLR0913 - the last three have defaults
+def plan_restore(  # noqa: PLR0913 - the last four have defaults
     repository: Repository,
     archive_id: str,
     directory: str | os.PathLike[str],
@@ -146,6 +49,7 @@ def plan_restore(  # noqa: PLR0913 - the last three have defaults
     sections: Iterable[str] | None = None,
     form: ExportForm = ExportForm.RECORDS,
     details: bool = False,
+    replace: bool = False,
 ) -> RepositoryRestorePlan:
     """
     Return what `restore_directory` would do with the same arguments. A writer key is enough, and one read.
@@ -160,7 +64,7 @@ def plan_restore(  # noqa: PLR0913 - the last three have defaults
     target = Path(directory).absolute()
     with os_errors_translated(f"looking at {target}"):
         free = is_free(target)
-    if not free:
+    if not free and not replace:
         raise _not_ready(target)
     manifest = repository.manifest(archive_id)
     chosen = _chosen(manifest, sections, details=details)
@@ -176,10 +80,11 @@ def plan_restore(  # noqa: PLR0913 - the last three have defaults
         pack_bytes=sum(manifest.packs[pack].size_bytes for pack in packs),
         form=form,
         location=repository.sink.location,
+        replaces=not free,
     )
 
 
-def restore_directory(  # noqa: PLR0913 - the last five have defaults
+def restore_directory(  # noqa: PLR0913 - the last seven have defaults
     repository: Repository,
     archive_id: str,
     directory: str | os.PathLike[str],
@@ -187,7 +92,9 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
     sections: Iterable[str] | None = None,
     form: ExportForm = ExportForm.RECORDS,
     details: bool = False,
+    replace: bool = False,
     observer: Observer = ignore_events,
+    clock: Clock = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> RepositoryRestoreReport:
     """
@@ -207,7 +114,10 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
         sections: Names of what to restore; `None`: everything but ``details.json``.
         form: How records of an export are written; other records become lines, values one after another.
         details: Whether ``details.json``, what the capture found, is written as well.
+        replace: Whether something may be at the directory: when everything is written, it is renamed to
+            ``<name>.pre-restore-<stamp>``, and never removed.
         observer: Told what happens.
+        clock: Gives that stamp.
         monotonic: Seconds; measures the duration.
 
     Raises:
@@ -220,7 +130,9 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
     """
     began = monotonic()
     keys = repository.read_keys
-    plan = plan_restore(repository, archive_id, directory, sections=sections, form=form, details=details)
+    plan = plan_restore(
+        repository, archive_id, directory, sections=sections, form=form, details=details, replace=replace
+    )
     manifest = plan.manifest
     reader = ArchiveReader(repository.sink, keys, manifest, tenant_sink=repository.tenant_sink)
     export = StoredExport(manifest=manifest, reader=reader, keys=repository.writer_key)
@@ -228,7 +140,8 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
     observer(Event(name="restore.started", fields=facts))
     written: list[RestoredSection] = []
     try:
-        with NewTree(plan.directory) as tree:
+        aside = f"{plan.directory.name}.pre-restore-{clock():%Y%m%dT%H%M%SZ}" if replace else None
+        with NewTree(plan.directory, aside=aside) as tree:
             for section in plan.sections:
                 with tree.file(section.path) as file:
                     _write(file, _section(manifest, section.name), reader, export, form)
@@ -249,6 +162,7 @@ def restore_directory(  # noqa: PLR0913 - the last five have defaults
         complete=manifest.complete,
         sections=tuple(written),
         duration_seconds=monotonic() - began,
+        moved_aside=tree.moved_to,
         warnings=tuple(export.findings),
     )
     observer(Event(name="restore.finished", fields={"archive_id": archive_id, "size_bytes": report.size_bytes}))

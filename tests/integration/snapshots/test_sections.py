@@ -8,8 +8,12 @@ from repository_stage import contents, new_repository
 from snapshot_source import snapshot_source
 
 from knowtation_backup.errors import ConfigurationError, DigestMismatchError, IntegrityError, InternalError
+from knowtation_backup.model.reports import Outcome
 from knowtation_backup.operations.repository.backup import DETAILS_SECTION, back_up
+from knowtation_backup.operations.repository.differences import diff, diff_live
+from knowtation_backup.operations.repository.restoring import restore_directory
 from knowtation_backup.sinks.fsspec import FsspecSink
+from knowtation_backup.snapshots.directory import SnapshotDirectory
 from knowtation_backup.snapshots.directory_source import SnapshotDirectorySource
 from knowtation_backup.snapshots.download import DIGESTS_FILE, download
 from knowtation_backup.snapshots.provenance import PROVENANCE_FILE, verify_provenance
@@ -18,17 +22,12 @@ from knowtation_backup.snapshots.source import CanisterSource
 pytestmark = pytest.mark.sandbox
 
 
+def paths(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+
+
 def files(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-
-
-def written(directory: Path, stored: dict[str, bytes | set[bytes]]) -> Path:
-    for name, content in stored.items():
-        if name != DETAILS_SECTION:
-            assert isinstance(content, bytes)
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes(content)
-    return directory
 
 
 @pytest.mark.parametrize("chunks", [0, 2])
@@ -45,7 +44,7 @@ def test_a_snapshot_streams_into_a_repository(tmp_path: Path, chunks: int) -> No
             wanted.pop(changing, None)
         assert {name: stored[name] for name in wanted} == wanted
         assert set(stored) - set(wanted) == {PROVENANCE_FILE, DETAILS_SECTION}
-        restored = written(tmp_path / "restored", stored)
+        restored = restore_directory(repository, first.archive_id, tmp_path / "restored").directory
         proved = verify_provenance(restored, root_key=source.network.root_key, canister_id=which[0])
         assert proved.snapshot_id == which[1]
         assert (first.manifest.kind, first.manifest.source_id) == ("canister-snapshot", str(which[0]))
@@ -61,6 +60,13 @@ def test_a_snapshot_streams_into_a_repository(tmp_path: Path, chunks: int) -> No
             **files(tmp_path / "downloaded"),
             DETAILS_SECTION: b"",
         }
+        restored = restore_directory(repository, again.archive_id, tmp_path / "restored again").directory
+        assert files(restored) == files(tmp_path / "downloaded")
+        assert paths(restored) == paths(tmp_path / "downloaded")
+        with SnapshotDirectory.open(restored) as directory:
+            directory.check_digests()
+        assert diff(repository, first.archive_id, again.archive_id).outcome is Outcome.OK
+        assert diff_live(repository, again.archive_id, captured).outcome is Outcome.OK
 
 
 def test_a_directory_that_is_not_whole_is_not_stored(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from ..errors import (
 )
 from ..model.sections import PAGE_BYTES
 from .claims import Claim, Claims, PageClaim, PieceClaim, RecordClaim
-from .content import FrameReader, values_of
 from .keys import ID_BYTES, WriterKey
 from .layout import TENANT_PREFIX, pack_key
 from .manifest import ObjectRef
+from .opening import FrameReader, values_of
 from .storing import MAX_OBJECT_BYTES
 from .tables import FrameRef
 

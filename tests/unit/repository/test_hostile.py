@@ -24,7 +24,7 @@ from knowtation_backup.errors import BackupError, IntegrityError, ManifestError,
 from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.verifying import verify_all
-from knowtation_backup.repository.content import ArchiveReader, values_of
+from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.frames import (
     MAX_CONTENT_BYTES,
     MAX_FILE_BYTES,
@@ -40,6 +40,7 @@ from knowtation_backup.repository.frames import (
 from knowtation_backup.repository.keys import ReadKeys
 from knowtation_backup.repository.layout import archive_id_of, archive_key, index_key, object_id, pack_key
 from knowtation_backup.repository.manifest import ArchiveManifest, ImageTables, RecordTables
+from knowtation_backup.repository.opening import values_of
 from knowtation_backup.repository.reading import IndexReader
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.repository.tables import NOWHERE, SEGMENT_PAGES, FrameRef, PageTable, RecordTable

@@ -15,10 +15,11 @@ from ...exports.entries import Entry
 from ...exports.records import Record, RecordKind, parse_record
 from ...exports.sections import RECORDS_SECTION
 from ...model.reports import Finding
-from ...repository.content import ArchiveReader, FrameReader, values_of
+from ...repository.content import ArchiveReader
 from ...repository.folding import FoldedRecord, find_record
 from ...repository.keys import ReadKeys
 from ...repository.manifest import ArchiveManifest, FileTable, RecordTables
+from ...repository.opening import FrameReader, values_of
 from ...repository.proving import WRONG_BYTES
 from ...repository.reading import IndexReader
 from ...repository.repository import ListedArchive, Repository

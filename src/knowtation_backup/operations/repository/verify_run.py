@@ -18,11 +18,11 @@ from ...model.reports import Coverage, Finding, Sample, Unverified, VerifyLevel
 from ...repository.access import access_files
 from ...repository.claims import ClaimRegister, Claims
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
-from ...repository.content import FrameReader
 from ...repository.keys import ReadKeys
 from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, archive_key, index_key, pack_key
 from ...repository.losses import SectionLoss, find_losses
 from ...repository.manifest import ArchiveManifest, ObjectRef
+from ...repository.opening import FrameReader
 from ...repository.proving import WRONG_BYTES, BadPlaces, PackProof, prove_pack
 from ...repository.reading import IndexReader
 from ...repository.repository import ListedArchive, Repository

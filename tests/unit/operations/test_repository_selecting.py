@@ -78,15 +78,17 @@ def test_a_tenant_is_an_export_of_its_own(repository: Repository, tmp_path: Path
     assert (report.tenants, report.vaults, report.notes) == (1, 1, 3)
 
 
-def test_notes_and_proposals_of_one_name_all_come(repository: Repository, tmp_path: Path) -> None:
+def test_of_several_of_one_name_the_first_comes_and_with_the_vault_all(repository: Repository, tmp_path: Path) -> None:
     ann = user("ann")
     ann["proposals"] += [{"proposal_id": "p1", "vault_id": "work", "n": n} for n in range(3)]
     ann["vaults"][0]["notes"] += [ann["vaults"][0]["notes"][1]] * 2
     archive_id = stored_export(repository, tmp_path, ann)
     found = list(restore_records(repository, archive_id, "ann", "work", proposal_id="p1"))
+    assert [entry.proposal for entry in found if entry.proposal] == [ann["proposals"][1]]
+    found = list(restore_records(repository, archive_id, "ann", proposal_id="p1"))
     assert sum(entry.proposal is not None for entry in found) == 4
-    found = list(restore_records(repository, archive_id, "ann", "work", path="n1.md"))
-    assert sum(entry.note is not None for entry in found) == 3
+    found = list(restore_records(repository, archive_id, "ann", "work"))
+    assert sum(entry.note is not None for entry in found) == 5
 
 
 @pytest.mark.parametrize(

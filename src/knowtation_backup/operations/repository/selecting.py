@@ -35,7 +35,9 @@ def restore_records(  # noqa: PLR0913 - what of the export
         tenant: Id of a tenant, as the hub has it; `None`: all.
         vault: Id of one vault of that tenant; `None`: all.
         path: Of one note in that vault.
-        proposal_id: Of one proposal, instead. A hub may hold several of one id: all of them.
+        proposal_id: Of one proposal, instead; without a vault, those of all vaults that have this id.
+
+    Of several records of one vault and name, which hubs do not make on purpose, the first one comes; the vault has all.
 
     Raises (what is about content while iterating):
         BlobNotFoundError: There is no such archive, or it has no such tenant, vault, note or proposal: the latter of

@@ -79,31 +79,17 @@ class RecordChoice:
             return record.kind is RecordKind.NOTE and record.name == self.path
         return self.proposal_id is None or (record.kind is RecordKind.PROPOSAL and record.name == self.proposal_id)
 
-    def keys(self, keys: WriterKey, there: Callable[[bytes], bool]) -> frozenset[bytes] | None:
-        """
-        Return the keys of all records that are wanted; `None` when only their values can tell.
-
-        Args:
-            keys: Of the repository.
-            there: Whether there is a record of a key: a second one of a sort key has a number after it.
-        """
+    def keys(self, keys: WriterKey) -> frozenset[bytes] | None:
+        """Return the keys of the records that are wanted; `None` when only their values can tell."""
         name = self.path if self.path is not None else self.proposal_id
         if self.vault_id is None or name is None:
             return None
+        tenant = tenant_record(self.user_id)
+        vault = attrs.evolve(tenant, kind=RecordKind.VAULT, vault_id=self.vault_id)
+        kind = RecordKind.NOTE if self.path is not None else RecordKind.PROPOSAL
+        named = attrs.evolve(vault, kind=kind, name=name)
         owner = owner_of(self.user_id)
-        secret, head = keys.owner_secret(owner), keys.owner_key(owner)
-        vault = Record(kind=RecordKind.VAULT, user_id=self.user_id, vault_id=self.vault_id, line=b"")
-        named = attrs.evolve(
-            vault,
-            kind=RecordKind.NOTE if self.path is not None else RecordKind.PROPOSAL,
-            name=name,
-        )
-        found = [head + keys.name_key(secret, r.sort_key) for r in (tenant_record(self.user_id), vault)]
-        number = 0
-        while there(key := head + keys.name_key(secret, named.sort_key + (b"%d" % number if number else b""))):
-            found.append(key)
-            number += 1
-        return frozenset(found)
+        return frozenset(keys.record_key(owner, record.sort_key) for record in (tenant, vault, named))
 
 
 @attrs.define(kw_only=True)
@@ -155,8 +141,7 @@ class StoredExport:
 
     def _chosen(self, tables: RecordTables, choice: RecordChoice) -> Iterator[bytes]:
         owner = owner_of(choice.user_id)
-        places = self.reader.record_places(tables, self.keys.owner_key(owner))
-        wanted = choice.keys(self.keys, places.__contains__)
+        wanted = choice.keys(self.keys)
         found: list[tuple[Record, ReadRecord]] = []
         for group in self.reader.records(tables, owner=owner, wanted=wanted):
             found += [(parsed, record) for record in group if choice.takes(parsed := parse_record(record.value)[0])]

@@ -28,6 +28,7 @@ def restore_records(  # noqa: PLR0913 - what of the export
     begin with that of the tenant, entries of a vault and notes have that of their vault before them, so that they are
     exports of their own. Every record is compared with its id; everything together with the export's content root.
     `StoredEntries.findings` says afterwards which tenants were left out, since they were erased.
+    Of several records of one vault and name, which hubs do not make on purpose, the first one comes; the vault has all.
 
     Args:
         repository: Open to be read.
@@ -36,8 +37,6 @@ def restore_records(  # noqa: PLR0913 - what of the export
         vault: Id of one vault of that tenant; `None`: all.
         path: Of one note in that vault.
         proposal_id: Of one proposal, instead; without a vault, those of all vaults that have this id.
-
-    Of several records of one vault and name, which hubs do not make on purpose, the first one comes; the vault has all.
 
     Raises (what is about content while iterating):
         BlobNotFoundError: There is no such archive, or it has no such tenant, vault, note or proposal: the latter of

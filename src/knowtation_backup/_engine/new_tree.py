@@ -52,6 +52,7 @@ class TreeFile:
         self.size_bytes += len(data)
         self._unsynced += len(data)
         if self._unsynced >= _SYNC_BYTES and (self._flushing is None or self._flushing.done()):
+            self._settle()
             self._flushing = self._flusher.submit(os.fdatasync, self._fd)
             self._unsynced = 0
 
@@ -59,10 +60,13 @@ class TreeFile:
         """Append zeros."""
         self.size_bytes += size_bytes
 
+    def _settle(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()  # the system tells of a failed write once, to whoever asks first
+
     def finish(self) -> None:
         """Hand everything to the disk; same."""
-        if self._flushing is not None:
-            self._flushing.result()
+        self._settle()
         os.ftruncate(self._fd, self.size_bytes)  # a hole at the end
         os.fsync(self._fd)
 

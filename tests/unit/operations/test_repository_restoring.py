@@ -1,21 +1,26 @@
 """Restoring archives of a repository: what is written is what was backed up, complete or not at all."""
 
 import datetime as dt
+import errno
 import random
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from repository_stage import StagedSource, new_repository
 
+from knowtation_backup._engine import new_tree
 from knowtation_backup.errors import (
     BackupError,
     BlobNotFoundError,
     ConfigurationError,
     DecryptionError,
     IntegrityError,
+    SinkFullError,
     SinkPermissionError,
     SinkUnavailableError,
     TargetNotReadyError,
@@ -270,6 +275,34 @@ def test_whatever_read_fails_nothing_is_left(tmp_path: Path) -> None:
         with pytest.raises(SinkUnavailableError):
             restore_directory(faulty, archive_id, tmp_path / "here")
         assert names(tmp_path) == ["whole"]
+
+
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_a_disk_that_fails_while_it_is_given_more_is_noticed(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """The system reports such a failure once, and a later flush succeeds."""
+    archive_id = back_up(repository, snapshot(noise(1000))).archive_id
+    calls: list[int] = []
+
+    def fdatasync(_fd: int) -> None:
+        calls.append(1)
+        if len(calls) == call + 1:
+            raise OSError(errno.ENOSPC, "full")
+
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, *args: Any, **more: Any) -> Any:
+            future = super().submit(*args, **more)
+            wait([future])
+            return future
+
+    monkeypatch.setattr(new_tree, "_SYNC_BYTES", 1 << 20)
+    monkeypatch.setattr(new_tree, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("os.fdatasync", fdatasync)
+    with pytest.raises(SinkFullError):
+        restore_directory(repository, archive_id, tmp_path / "here")
+    assert len(calls) >= call + 1
+    assert names(tmp_path) == []
 
 
 def test_a_page_under_another_id_is_noticed(

@@ -7,7 +7,6 @@ Order and reasons on the format page, ``docs/reference/repository.md``.
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import attrs
 
 from .._checks import between
 from .._engine.chunking import even
+from .._engine.steady import steady_seconds
 from ..contracts import ArchiveSink
 from ..errors import ConfigurationError, InternalError, PlanStaleError
 from ..model.sections import FileSection, ImageSection, RecordSection, Section
@@ -117,7 +117,7 @@ class ArchiveWriter:
         options: WriteOptions,
         began_at: float,
         tenant_sink: ArchiveSink | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = steady_seconds,
     ) -> None:
         self._sink = sink
         self._keys = keys
@@ -182,8 +182,7 @@ class ArchiveWriter:
         manifest = ArchiveManifest(finished_at=finished_at, parent=parent, **facts, **places)  # type: ignore[arg-type]  # fields by name
         stored = seal_small(FileKind.MANIFEST, self._keys, list(even((manifest.to_bytes(),), MAX_CONTENT_BYTES)))
         archive_id = archive_id_of(manifest.taken_at, stored)
-        # Both clocks: the monotonic one stands still while a machine sleeps, the other one may be set.
-        took = max(self._monotonic() - self._began_at, (finished_at - manifest.started_at).total_seconds())
+        took = self._monotonic() - self._began_at
         if took > self._config.grace_seconds / 2:
             message = (
                 f"the backup took {took:.0f} s, more than half of the repository's grace period of "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 
+from ..._engine.steady import steady_seconds
 from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_events, utc_now
-from ...errors import BackupError, ConfigurationError
+from ...errors import BackupError, ConfigurationError, PlanStaleError
 from ...model.events import Event
 from ...model.manifest import check_tags
 from ...model.moments import iso_ms
@@ -21,6 +21,7 @@ from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
+from ..marks import quarantine
 from ..writing import generator
 from .catalog import is_whole, live_archives, stored_sizes
 
@@ -89,7 +90,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
     options: RepositoryBackupOptions | None = None,
     observer: Observer = ignore_events,
     clock: Clock = utc_now,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = steady_seconds,
 ) -> RepositoryBackupReport:
     """
     Capture a source and store it as one new archive; what the repository has already is not stored again.
@@ -108,7 +109,8 @@ def back_up(  # noqa: PLR0913 - parts with defaults
     Raises:
         SourceError: Reading failed; no archive was made.
         SinkError: Storing failed; no archive was made.
-        PlanStaleError: It took longer than half the repository's grace period; no archive was made.
+        PlanStaleError: It took longer than half the repository's grace period, and no archive was made; or publishing
+            it took that long in addition, and it is in quarantine, kind ``published_too_late``.
         ConfigurationError: The parent that was named cannot be one, kind ``bad_parent``.
     """
     options = options or RepositoryBackupOptions()
@@ -144,6 +146,8 @@ def back_up(  # noqa: PLR0913 - parts with defaults
             "generator": generator(),
         }
         archive_id, manifest = writer.publish(facts, finished_at=clock())
+        if monotonic() - began_at > repository.config.grace_seconds:
+            _distrust(repository, archive_id, clock)
     except BaseException as error:
         kind = error.kind if isinstance(error, BackupError) else type(error).__name__
         _tell(observer, "repository.backup.failed", capture, error=kind)
@@ -158,6 +162,14 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         duration_seconds=monotonic() - began_at,
         warnings=(*warnings, *result.warnings),
     )
+
+
+def _distrust(repository: Repository, archive_id: str, clock: Clock) -> NoReturn:
+    """Say that a prune may have removed, while the manifest was being stored, what it names."""
+    quarantine(repository.sink, archive_id, reason="published too late: a prune may have run before", clock=clock)
+    message = f"{archive_id} was published more than a grace period after its backup began, and is in quarantine"
+    hint = "verify it; release it when it is whole, else delete it"
+    raise PlanStaleError(message, kind="published_too_late", hint=hint, archive_id=archive_id)
 
 
 def _sections(capture: SectionCapture, results: list[CaptureResult]) -> Generator[Section, None, None]:

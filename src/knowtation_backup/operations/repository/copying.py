@@ -9,11 +9,11 @@ compared with what that one has: history costs there what it costs here.
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Iterable
 
 import attrs
 
+from ..._engine.steady import steady_seconds
 from ...contracts import Observer, ignore_events
 from ...errors import PlanStaleError
 from ...exports.sections import record_names
@@ -42,7 +42,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
     identify: IdentifyRecord = record_names,
     write: WriteOptions | None = None,
     observer: Observer = ignore_events,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = steady_seconds,
 ) -> RepositoryCopyReport:
     """
     Copy archives that the other repository does not have; repeat it to finish a copy that was interrupted.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import time
 from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
 from ..._checks import checked_member
 from ..._engine.ahead import map_ahead
+from ..._engine.steady import steady_seconds
 from ...contracts import ArchiveSink, Clock, Observer, ignore_events, utc_now
 from ...errors import (
     BackupError,
@@ -58,7 +58,7 @@ def replicate(  # noqa: PLR0913 - the last six have defaults
     marks: bool = True,
     tenant_sink: ArchiveSink | None = None,
     observer: Observer = ignore_events,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = steady_seconds,
 ) -> RepositoryCopyReport:
     """
     Make another sink a replica, or bring it up to date: the same recipients open it, and any archive heals the other.
@@ -175,7 +175,7 @@ def copy_as_stored(  # noqa: PLR0913 - the last five have defaults
     read_back: ReadBack = ReadBack.SIZES,
     marks: bool = True,
     observer: Observer = ignore_events,
-    monotonic: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = steady_seconds,
 ) -> RepositoryCopyReport:
     """Copy archives between repositories with the same keys; see `replicate`, without access files."""
     _check_same(source, target)

@@ -7,7 +7,7 @@ import datetime as dt
 import secrets
 
 from ...contracts import ArchiveSink
-from ...errors import BlobNotFoundError, SinkError, SinkPermissionError
+from ...errors import BlobNotFoundError, PlanStaleError, SinkError, SinkPermissionError
 from ...model.blobs import BlobInfo
 from ...repository.layout import probe_key
 
@@ -23,6 +23,7 @@ def time_of_store(sink: ArchiveSink) -> dt.datetime:
     Raises:
         SinkPermissionError: The sink does not delete.
         SinkError: The store gives objects no times, kind ``no_store_times``.
+        PlanStaleError: The object was removed by somebody else.
     """
     if not sink.capabilities.deletable:
         raise SinkPermissionError(f"{sink.location} does not delete", hint="use credentials that may")
@@ -30,6 +31,9 @@ def time_of_store(sink: ArchiveSink) -> dt.datetime:
     try:
         sink.put(key, (_PROBE,))
         return stored_at(sink, sink.stat(key))
+    except BlobNotFoundError as error:
+        # Another prune took it for what a dead one has left: this one has slept for a grace period.
+        raise PlanStaleError(f"{key} is gone again", hint="try again", key=key) from error
     finally:
         # Whatever happened: when this fails too, a prune finds the object.
         with contextlib.suppress(BlobNotFoundError):

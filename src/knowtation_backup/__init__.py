@@ -114,6 +114,7 @@ from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
 from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
 from .operations.repository.history_reports import RecordHistory
+from .operations.repository.importing import ImportReport, StoredFileSource, import_all
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
 from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.recipients import (
@@ -268,6 +269,7 @@ __all__ = [
     "HubTimeouts",
     "Identity",
     "ImageSection",
+    "ImportReport",
     "KeepLast",
     "KeepPolicy",
     "KeyCheck",
@@ -378,6 +380,7 @@ __all__ = [
     "StorageShare",
     "StoredChunk",
     "StoredEntries",
+    "StoredFileSource",
     "StreamedPart",
     "TakeReport",
     "Taken",
@@ -415,6 +418,7 @@ __all__ = [
     "identity_from_pem",
     "identity_from_pem_file",
     "identity_of",
+    "import_all",
     "jsonable",
     "key_file_findings",
     "list_recipients",

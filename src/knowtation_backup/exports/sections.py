@@ -24,7 +24,7 @@ from typing import Any, Final
 import attrs
 
 from .._engine.local_files import os_errors_translated
-from ..contracts import BackupSource, Capture, Codec, Observer, ignore_events
+from ..contracts import BackupSource, Capture, Codec, Observer, SectionCapture, ignore_events
 from ..errors import ExportError, IntegrityError, InternalError
 from ..model.json_input import check_nesting
 from ..model.reports import CaptureResult, Finding
@@ -40,6 +40,7 @@ __all__ = [
     "ExportSections",
     "StoredEntries",
     "parse_header",
+    "payload_capture",
     "record_names",
 ]
 
@@ -104,7 +105,7 @@ class ExportFileSource:
     content_root: bool = True
     limits: ReadLimits = attrs.field(factory=ReadLimits)
 
-    def capture_sections(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> _ExportCapture:  # noqa: ARG002 - nothing to tell
+    def capture_sections(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> SectionCapture:  # noqa: ARG002 - nothing to tell
         """
         Begin a capture; the beginning of the file is read, which says what it is.
 
@@ -113,19 +114,52 @@ class ExportFileSource:
             IntegrityError: It is no payload; `UnsupportedFormatError`: of an unknown version, or sealed.
         """
         chunks = _file_chunks(self.path) if self.codec is None else self.codec.open(lambda: _file_chunks(self.path))
-        reader = ExportReader(chunks, user_id=self.user_id, limits=self.limits, hashing=False)
-        runs = reader.runs()
-        first = list(itertools.islice(runs, 1))
-        header = reader.header
-        return _ExportCapture(
-            kind=header.kind or (RECORDS_KIND if header.format_version is None else KINDS[header.format_version]),
+        return payload_capture(
+            chunks,
             source_id=self.source_id,
-            taken_at=header.exported_moment or taken_at,
-            reader=reader,
-            runs=itertools.chain(first, runs),
-            capture=None,
-            hashing=self.content_root,
+            taken_at=taken_at,
+            user_id=self.user_id,
+            limits=self.limits,
+            content_root=self.content_root,
         )
+
+
+def payload_capture(  # noqa: PLR0913 - keyword only
+    chunks: Iterable[bytes],
+    *,
+    source_id: str,
+    taken_at: dt.datetime,
+    user_id: str = "",
+    limits: ReadLimits | None = None,
+    content_root: bool = True,
+) -> SectionCapture:
+    """
+    Return a capture of a payload from wherever it comes; its beginning is read, which says what it is.
+
+    Args:
+        chunks: The payload, opened but possibly compressed.
+        source_id: What it was read from.
+        taken_at: When, if the payload does not say it.
+        user_id: The tenant of payloads that name none.
+        limits: Protection against hostile payloads.
+        content_root: Whether to compute the content root.
+
+    Raises:
+        IntegrityError: It is no payload; `UnsupportedFormatError`: of an unknown version, or sealed.
+    """
+    reader = ExportReader(chunks, user_id=user_id, limits=limits, hashing=False)
+    runs = reader.runs()
+    first = list(itertools.islice(runs, 1))
+    header = reader.header
+    return _ExportCapture(
+        kind=header.kind or (RECORDS_KIND if header.format_version is None else KINDS[header.format_version]),
+        source_id=source_id,
+        taken_at=header.exported_moment or taken_at,
+        reader=reader,
+        runs=itertools.chain(first, runs),
+        capture=None,
+        hashing=content_root,
+    )
 
 
 def _file_chunks(path: Path) -> Iterator[bytes]:

@@ -48,7 +48,7 @@ from .signatures import put_signatures, read_signatures
 from .unfolding import StoredFile, unfold
 from .writing import ArchiveWriter, generator
 
-__all__ = ["AdoptFailure", "AdoptOptions", "AdoptReport", "Adoption", "adopt", "adopt_all"]
+__all__ = ["AdoptFailure", "AdoptOptions", "AdoptReport", "Adoption", "adopt", "adopt_all", "is_foreign"]
 
 _UNLIKE = (IntegrityError, UnsupportedFormatError, DecryptionError, ConfigurationError)
 
@@ -250,7 +250,7 @@ def adopt_all(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     adopted: list[Adoption] = []
     failed: list[AdoptFailure] = []
     for info in reversed(list_archives(sink, wanted or ArchiveFilter())):
-        if not _is_foreign(info):
+        if not is_foreign(info):
             continue
         try:
             adoption = adopt(
@@ -265,7 +265,7 @@ def adopt_all(  # noqa: PLR0913 - the parts of a pipeline, most with a default
     return AdoptReport(adopted=tuple(adopted), failed=tuple(failed))
 
 
-def _is_foreign(info: ArchiveInfo) -> bool:
+def is_foreign(info: ArchiveInfo) -> bool:
     """Whether a listed file was written by another tool and is still there."""
     unclaimed = not info.has_manifest and side_key(info.archive_id, STARTED_NAME) not in info.keys
     return unclaimed and info.archive_id in info.keys

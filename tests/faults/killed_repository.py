@@ -17,15 +17,14 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from repository_stage import MOMENT, StagedSource, contents, needed_keys, new_repository
+from repository_stage import MOMENT, Aged, StagedSource, contents, needed_keys, new_repository
 
 from knowtation_backup.contracts import ArchiveSink
 from knowtation_backup.errors import BackupError
-from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.catalog import list_archives
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash
@@ -43,21 +42,6 @@ GRACE = dt.timedelta(days=3)
 def die(_operation: str) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
-
-
-class Aged(FsspecSink):
-    """A directory in which everything is as old as wanted, except probes: nobody waits for a grace period."""
-
-    def _stat(self, key: str) -> BlobInfo:
-        return self._dated(super()._stat(key))
-
-    def _list(self, prefix: str) -> Iterator[BlobInfo]:
-        return map(self._dated, super()._list(prefix))
-
-    def _dated(self, info: BlobInfo) -> BlobInfo:
-        if info.modified_at is None or info.key.endswith(".probe"):
-            return info
-        return BlobInfo(key=info.key, size_bytes=info.size_bytes, modified_at=info.modified_at - 2 * GRACE)
 
 
 @functools.cache
@@ -127,8 +111,8 @@ def forked(work: Callable[[], None]) -> int:
 
 def checked(place: Path, act: Callable[[Repository], None], after: set[int]) -> None:
     """Check what a killed process left, run again, and prune."""
-    sink = Aged(place)
-    repository = opened(sink)
+    sink = FsspecSink(place)
+    repository = opened(Aged(sink, 2 * GRACE))
     assert restored(repository) >= after & {0, 1}
     act(repository)
     assert restored(repository) == after
@@ -151,11 +135,11 @@ def main(arguments: list[str]) -> int:
     base = directory / "base"
 
     def made() -> None:
-        repository = new_repository(Aged(base), keys=KEYS, max_chain=2)
+        repository = new_repository(FsspecSink(base), keys=KEYS, max_chain=2)
         for day in range(2):
             back_up(repository, source(day))
         for step in prepare:
-            step(opened(Aged(base)))
+            step(opened(Aged(FsspecSink(base), 2 * GRACE)))
 
     if forked(made):  # in a child: threads that were started do not survive a fork
         return 1
@@ -164,7 +148,7 @@ def main(arguments: list[str]) -> int:
         for moment in moments():
             place = directory / f"{number}-{moment.value}"
             shutil.copytree(base, place)
-            sink = FaultSink(Aged(place), fail_at=number, moment=moment, error=die)
+            sink = FaultSink(Aged(FsspecSink(place), 2 * GRACE), fail_at=number, moment=moment, error=die)
             status = forked(lambda: act(opened(sink)))  # noqa: B023 - at once
             killed = os.WIFSIGNALED(status)
             if not killed and status:

@@ -10,6 +10,7 @@ import attrs
 
 from knowtation_backup.contracts import ArchiveSink, Observer, SectionSource, ignore_events
 from knowtation_backup.errors import SourceUnavailableError
+from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.model.reports import CaptureResult
 from knowtation_backup.model.sections import FileSection, ImageSection, RecordSection, Section, SectionRecord
 from knowtation_backup.repository.config import RepositoryConfig
@@ -20,9 +21,11 @@ from knowtation_backup.repository.manifest import FileTable, ImageTables, Record
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.testing.faults import FaultSink
 
 __all__ = [
     "MOMENT",
+    "Aged",
     "Records",
     "StagedSource",
     "contents",
@@ -124,6 +127,25 @@ def copied(sink: MemorySink) -> MemorySink:
     copy = MemorySink(permissions=sink._permissions, clock=sink._clock)
     copy._blobs = dict(sink._blobs)
     return copy
+
+
+class Aged(FaultSink):
+    """A store in which everything is older than it is, except probes: nobody waits for a grace period to go by."""
+
+    def __init__(self, inner: ArchiveSink, by: dt.timedelta) -> None:
+        super().__init__(inner)
+        self._by = by
+
+    def _stat(self, key: str) -> BlobInfo:
+        return self._dated(super()._stat(key))
+
+    def _list(self, prefix: str) -> Iterator[BlobInfo]:
+        return map(self._dated, super()._list(prefix))
+
+    def _dated(self, info: BlobInfo) -> BlobInfo:
+        if info.modified_at is None or info.key.endswith(".probe"):
+            return info
+        return attrs.evolve(info, modified_at=info.modified_at - self._by)
 
 
 # Functions, because executors of other processes import what they run: they cannot import tests.

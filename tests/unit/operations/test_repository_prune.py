@@ -38,6 +38,7 @@ from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.retention.policy import KeepPolicy
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.sinks.wrappers import ReadOnlySink
+from knowtation_backup.testing.faults import FaultSink
 
 HOUR = dt.timedelta(hours=1)
 DAY = 24 * HOUR
@@ -593,43 +594,15 @@ class _Slow:
         return getattr(self.source, name)
 
 
-class _Wrapping(ArchiveSink):
-    def __init__(self, inner: ArchiveSink) -> None:
-        self.inner = inner
-
-    @property
-    def capabilities(self) -> Any:
-        return self.inner.capabilities
-
-    @property
-    def location(self) -> str:
-        return self.inner.location
-
-    def _put(self, key: str, chunks: Any) -> BlobInfo:
-        return self.inner.put(key, chunks)
-
-    def _read(self, key: str, start: int, size_bytes: int | None) -> Any:
-        return self.inner.read(key, start=start, size_bytes=size_bytes)
-
+class _Timeless(FaultSink):
     def _stat(self, key: str) -> BlobInfo:
-        return self.inner.stat(key)
+        return attrs.evolve(super()._stat(key), modified_at=None)
 
     def _list(self, prefix: str) -> Any:
-        return self.inner.list(prefix)
-
-    def _delete(self, key: str) -> None:
-        self.inner.delete(key)
+        return (attrs.evolve(info, modified_at=None) for info in super()._list(prefix))
 
 
-class _Timeless(_Wrapping):
-    def _stat(self, key: str) -> BlobInfo:
-        return attrs.evolve(self.inner.stat(key), modified_at=None)
-
-    def _list(self, prefix: str) -> Any:
-        return (attrs.evolve(info, modified_at=None) for info in self.inner.list(prefix))
-
-
-class _Keeping(_Wrapping):
+class _Keeping(FaultSink):
     """A store that does not let go of one object."""
 
     def __init__(self, inner: ArchiveSink, key: str) -> None:
@@ -642,7 +615,7 @@ class _Keeping(_Wrapping):
         super()._delete(key)
 
 
-class _SlowPut(_Wrapping):
+class _SlowPut(FaultSink):
     """Something happens while a manifest is stored."""
 
     def __init__(self, inner: ArchiveSink, act: Any) -> None:
@@ -655,7 +628,7 @@ class _SlowPut(_Wrapping):
         return super()._put(key, chunks)
 
 
-class _HandingOver(_Wrapping):
+class _HandingOver(FaultSink):
     """Something happens right after a key was listed, once."""
 
     def __init__(self, inner: ArchiveSink, key: str, act: Any) -> None:
@@ -663,7 +636,7 @@ class _HandingOver(_Wrapping):
         self.key, self.act = key, act
 
     def _list(self, prefix: str) -> Any:
-        found = list(self.inner.list(prefix))
+        found = list(super()._list(prefix))
         if self.act and any(info.key == self.key for info in found):
             act, self.act = self.act, None
             act()
@@ -681,10 +654,10 @@ def test_a_probe_that_somebody_removes_makes_the_plan_stale() -> None:
         plan_prune(greedy)
 
 
-class _Greedy(_Wrapping):
+class _Greedy(FaultSink):
     def _put(self, key: str, chunks: Any) -> BlobInfo:
         info = super()._put(key, chunks)
-        self.inner.delete(key)
+        self._inner.delete(key)
         return info
 
 

@@ -384,7 +384,9 @@ def _note_head(user_id: str, vault_id: str) -> bytes:
 
 
 def _leaf_hash(line: bytes) -> bytes:
-    return hashlib.sha256(b"%b%b%b" % (_LEAF, len(line).to_bytes(8, "big"), line)).digest()
+    digest = hashlib.sha256(_LEAF + len(line).to_bytes(8, "big"))
+    digest.update(line)  # lines are long: not copied only to stand behind their length
+    return digest.digest()
 
 
 def _hash(tag: int, *parts: bytes) -> bytes:

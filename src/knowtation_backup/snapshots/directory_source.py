@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 from collections.abc import Generator, Iterator
@@ -12,26 +13,30 @@ import attrs
 
 from .._engine.local_files import os_errors_translated
 from ..contracts import Observer, ignore_events
-from ..errors import InternalError
+from ..errors import ConfigurationError, IntegrityError, InternalError
+from ..ic.cbor import CborError, CborReader
 from ..model.canisters import SectionName, Slice, SnapshotMetadata, StoredChunk, moment_of
 from ..model.ids import Principal
 from ..model.reports import CaptureResult
 from ..model.sections import FileSection, ImageSection, Section
 from .directory import SnapshotDirectory
+from .facts import FACTS_FILE
 from .layout import DIGESTS_FILE, METADATA_NAME, open_read_only, part_file, section_files
-from .provenance_records import PROVENANCE_FILE
+from .provenance_records import PROVENANCE_FILE, malformed, read_provenance
 from .source import SNAPSHOT_KIND
 
 __all__ = ["SnapshotDirectorySource"]
 
 _READ_BYTES: Final = 1 << 17
 """What a repository looks at together; small enough to stay in the processor's cache on its way."""
-_BESIDE: Final = (PROVENANCE_FILE, DIGESTS_FILE, "facts.json")
+_BESIDE: Final = (PROVENANCE_FILE, DIGESTS_FILE, FACTS_FILE)
 """Files of ours that belong to the snapshot though the network does not know them."""
+_HEAD_BYTES: Final = 4096
+"""Many times what the first item of a file of provenance takes."""
 
 
-def _principal(value: Principal | str) -> Principal:
-    return Principal.parse(value)
+def _principal(value: Principal | str | None) -> Principal | None:
+    return None if value is None else Principal.parse(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,13 +46,14 @@ class SnapshotDirectorySource:
 
     Args:
         path: The directory.
-        canister_id: Whose snapshot it is; the directory itself does not say.
+        canister_id: Whose snapshot it is. `None` believes ``provenance.cbor``, whose signatures only
+            `verify_provenance` looks at; a directory without that file, as ``icp`` and ``dfx`` write it, does not say.
         check_digests: Whether ``SHA256SUMS``, if there is one, is compared before anything is stored; reads everything
             once more.
     """
 
     path: Path = attrs.field(converter=Path)
-    canister_id: Principal = attrs.field(converter=_principal)
+    canister_id: Principal | None = attrs.field(default=None, converter=_principal)
     check_digests: bool = False
 
     def capture_sections(
@@ -61,7 +67,10 @@ class SnapshotDirectorySource:
 
         Raises:
             BlobNotFoundError: There is no such directory.
-            IntegrityError: It is not whole; `DigestMismatchError`: a file is not what was downloaded.
+            ConfigurationError: Neither the directory nor *canister_id* says whose snapshot it is, kind
+                ``canister_not_named``.
+            IntegrityError: It is not whole; `DigestMismatchError`: a file is not what was downloaded. Its evidence is
+                of another canister (``provenance_mismatch``), or cannot be read (``provenance_malformed``).
             SinkError: It cannot be read.
         """
         with SnapshotDirectory.open(self.path) as directory:
@@ -69,30 +78,39 @@ class SnapshotDirectorySource:
                 directory.check_digests()
             metadata = directory.metadata
         moment = moment_of(metadata.taken_at_ns) if metadata.taken_at_ns else taken_at
-        return _DirectoryCapture(source=self, taken_at=moment)
+        return _DirectoryCapture(path=self.path, source_id=str(self._whose()), taken_at=moment)
+
+    def _whose(self) -> Principal:
+        told = _named_by_evidence(self.path)
+        whose = told if self.canister_id is None else self.canister_id
+        if whose is None:
+            message = f"nothing says whose snapshot {self.path} is: only our own downloads do"
+            raise ConfigurationError(message, kind="canister_not_named", hint="pass canister_id=", path=str(self.path))
+        if told not in {None, whose}:
+            message = f"{self.path} is to be a snapshot of {whose}, and its evidence is about {told}"
+            hint = "correct canister_id=, or restore the file that came from another directory"
+            raise IntegrityError(message, kind="provenance_mismatch", hint=hint, path=str(self.path))
+        return whose
 
 
 @attrs.define(kw_only=True)
 class _DirectoryCapture:
     """One reading of a directory; a `SectionCapture`."""
 
-    source: SnapshotDirectorySource
+    path: Path
+    source_id: str
+    """The canister's id."""
     taken_at: dt.datetime
     kind: str = attrs.field(default=SNAPSHOT_KIND, init=False)
     _metadata: SnapshotMetadata | None = attrs.field(default=None, init=False)
 
-    @property
-    def source_id(self) -> str:
-        """The canister's id."""
-        return str(self.source.canister_id)
-
     def sections(self) -> Generator[Section, None, None]:
         """Yield all files of the directory that belong to the snapshot."""
-        with SnapshotDirectory.open(self.source.path) as directory:
+        with SnapshotDirectory.open(self.path) as directory:
             metadata = directory.metadata
             yield FileSection(name=METADATA_NAME, chunks=(directory.metadata_bytes,))
             for section, name, size, _written in section_files(metadata):
-                if not (self.source.path / name).exists():
+                if not (self.path / name).exists():
                     continue  # an empty section, whose file some tools leave out
                 chunks = _slices(directory, section, size)
                 if section is SectionName.WASM_MODULE:
@@ -103,8 +121,8 @@ class _DirectoryCapture:
                 part = StoredChunk(sha256)
                 yield FileSection(name=part_file(part), chunks=(directory.read(part),))
             for name in _BESIDE:
-                if (self.source.path / name).exists():
-                    yield FileSection(name=name, chunks=_file(self.source.path, name))
+                if (self.path / name).exists():
+                    yield FileSection(name=name, chunks=_file(self.path, name))
             self._metadata = metadata
 
     def result(self) -> CaptureResult:
@@ -112,7 +130,7 @@ class _DirectoryCapture:
         metadata = self._metadata
         if metadata is None:
             raise InternalError("a capture has a result only when it was read to its end")
-        details = {"canister_id": self.source_id, "directory": self.source.path.name}
+        details = {"canister_id": self.source_id, "directory": self.path.name}
         return CaptureResult(complete=True, counts={"snapshot_bytes": metadata.size_bytes}, details=details)
 
 
@@ -121,7 +139,21 @@ def _slices(directory: SnapshotDirectory, section: SectionName, size: int) -> It
         yield directory.read(Slice(section, offset, min(_READ_BYTES, size - offset)))
 
 
-def _file(directory: Path, name: str) -> Iterator[bytes]:
+def _named_by_evidence(directory: Path) -> Principal | None:
+    """Return whose snapshot ``provenance.cbor`` says it is about, `None` without that file; only its head is read."""
+    if not (directory / PROVENANCE_FILE).exists():
+        return None
+    with contextlib.closing(_file(directory, PROVENANCE_FILE)) as chunks:
+        head = next(chunks, b"")[:_HEAD_BYTES]
+    try:
+        reader = CborReader(head, deepest=1)
+        reader.item()
+    except CborError as error:
+        raise malformed(f"its head: {error}") from None
+    return read_provenance(head[: reader.position]).head.canister_id
+
+
+def _file(directory: Path, name: str) -> Generator[bytes, None, None]:
     doing = f"reading {name} in {directory}"
     with os_errors_translated(doing):
         directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -24,6 +24,7 @@ from ..model.moments import iso_ms
 from ..model.reports import CaptureResult
 from ..model.sections import FileSection, ImageSection, Section
 from .download import SnapshotStream, StreamedPart, StreamReport, stream
+from .facts import FACTS_FILE, CanisterFacts, capture_facts
 from .layout import CHUNK_STORE, METADATA_NAME, part_file, section_file, section_files
 from .provenance_records import PROVENANCE_FILE
 from .reading import DownloadOptions
@@ -57,12 +58,15 @@ class CanisterSource:
         canister_id: Whose snapshot it is.
         snapshot_id: Which one.
         options: How it is read.
+        facts: Whether a repository gets ``facts.json`` as well: what the canister looks like when the capture begins,
+            its settings and log included. Archives of `capture` hold the snapshot alone.
     """
 
     management: ManagementCanister = attrs.field(repr=False)
     canister_id: Principal = attrs.field(converter=_principal)
     snapshot_id: SnapshotId = attrs.field(converter=_snapshot)
     options: DownloadOptions = attrs.field(factory=DownloadOptions)
+    facts: bool = False
 
     def capture(self, *, taken_at: dt.datetime, observer: Observer = ignore_events) -> CanisterCapture:
         """Begin a capture; nothing is read before its chunks are."""
@@ -71,11 +75,15 @@ class CanisterSource:
     def capture_sections(
         self,
         *,
-        taken_at: dt.datetime,  # noqa: ARG002 - the snapshot says it better
+        taken_at: dt.datetime,
         observer: Observer = ignore_events,
     ) -> CanisterSectionCapture:
         """
         Begin a capture for a repository: the certified metadata is read, which says when the snapshot was taken.
+
+        Args:
+            taken_at: Dates the facts.
+            observer: Told what happens.
 
         Raises:
             RejectedError: There is no such snapshot, or it may not be read.
@@ -89,7 +97,8 @@ class CanisterSource:
             options=self.options,
             observer=observer,
         )
-        return CanisterSectionCapture(source=self, parts=parts, taken_at=moment_of(parts.metadata.taken_at_ns))
+        moment = moment_of(parts.metadata.taken_at_ns)
+        return CanisterSectionCapture(source=self, parts=parts, taken_at=moment, began_at=taken_at)
 
 
 @attrs.define(kw_only=True)
@@ -169,7 +178,9 @@ class CanisterSectionCapture:
     source: CanisterSource
     parts: SnapshotStream
     taken_at: dt.datetime
+    began_at: dt.datetime
     kind: str = attrs.field(default=SNAPSHOT_KIND, init=False)
+    _facts: CanisterFacts | None = attrs.field(default=None, init=False)
     _report: StreamReport | None = attrs.field(default=None, init=False)
 
     @property
@@ -178,11 +189,13 @@ class CanisterSectionCapture:
         return str(self.source.canister_id)
 
     def sections(self) -> Generator[Section, None, None]:
-        """Yield metadata, module, memories, chunks, and the evidence of all of them at the end."""
+        """Yield metadata, module, memories, chunks, facts if wanted, and the evidence of the snapshot at the end."""
         metadata = self.parts.metadata
         evidence = io.BytesIO()
         evidence.write(self.parts.record)
         with self.parts as parts:
+            if self.source.facts:  # first, close to the moment of the snapshot: reading it may take hours
+                self._facts = capture_facts(self.source.management, self.source.canister_id, now=self.began_at)
             yield FileSection(name=METADATA_NAME, chunks=(parts.metadata_json,))
             waiting = _Waiting(iter(parts), evidence)
             for section, name, size, written in section_files(metadata):
@@ -195,11 +208,13 @@ class CanisterSectionCapture:
             for chunk in waiting.chunks():
                 yield FileSection(name=part_file(chunk.part), chunks=(chunk.data,))
             self._report = parts.result()
+        if self._facts is not None:
+            yield FileSection(name=FACTS_FILE, chunks=(self._facts.to_bytes(),))
         yield FileSection(name=PROVENANCE_FILE, chunks=(evidence.getvalue(),))
 
     def result(self) -> CaptureResult:
-        """Return what was found; valid once `sections` is exhausted."""
-        return _found(self._report)
+        """Return what was found; valid once `sections` is exhausted. What the facts lack is among the warnings."""
+        return attrs.evolve(_found(self._report), warnings=() if self._facts is None else self._facts.findings)
 
 
 class _Waiting:

@@ -3,11 +3,13 @@
 import datetime as dt
 from pathlib import Path
 
+import attrs
 import pytest
 from repository_stage import contents, new_repository
 from snapshot_source import snapshot_source
 
 from knowtation_backup.errors import ConfigurationError, DigestMismatchError, IntegrityError, InternalError
+from knowtation_backup.model.ids import MANAGEMENT_CANISTER
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.operations.repository.backup import DETAILS_SECTION, back_up
 from knowtation_backup.operations.repository.differences import diff, diff_live
@@ -16,6 +18,7 @@ from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.snapshots.directory import SnapshotDirectory
 from knowtation_backup.snapshots.directory_source import SnapshotDirectorySource
 from knowtation_backup.snapshots.download import DIGESTS_FILE, download
+from knowtation_backup.snapshots.facts import FACTS_FILE, CanisterFacts
 from knowtation_backup.snapshots.provenance import PROVENANCE_FILE, verify_provenance
 from knowtation_backup.snapshots.source import CanisterSource
 
@@ -101,3 +104,42 @@ def test_captures_say_what_they_found_only_at_their_end(tmp_path: Path) -> None:
                 maker.capture_sections(taken_at=now).result()
         with pytest.raises(ConfigurationError):
             SnapshotDirectorySource(path=place, canister_id="not a canister")
+
+
+def test_facts_are_stored_beside_a_snapshot(tmp_path: Path) -> None:
+    with snapshot_source() as source:
+        captured = CanisterSource(
+            management=source.management, canister_id=source.canister_id, snapshot_id=source.snapshot_id
+        )
+        repository = new_repository(FsspecSink(tmp_path / "repository"))
+        plain = back_up(repository, captured)
+        report = back_up(repository, attrs.evolve(captured, facts=True))
+        stored = contents(repository, report.archive_id)
+        assert set(stored) - set(contents(repository, plain.archive_id)) == {FACTS_FILE}
+        written = stored[FACTS_FILE]
+        assert isinstance(written, bytes)
+        facts = CanisterFacts.from_bytes(written)
+        assert (facts.canister_id, facts.access) == (source.canister_id, "controller")
+        assert facts.captured_at == report.manifest.started_at
+        assert facts.snapshots is not None
+        assert [snapshot.snapshot_id for snapshot in facts.snapshots] == [source.snapshot_id]
+        assert report.warnings == facts.findings
+        # It is restored beside the snapshot, and a directory with it says itself whose it is.
+        restored = restore_directory(repository, report.archive_id, tmp_path / "restored").directory
+        assert (restored / FACTS_FILE).read_bytes() == written
+        again = back_up(repository, SnapshotDirectorySource(path=restored))
+        assert (again.manifest.source_id, again.manifest.parent) == (str(source.canister_id), report.archive_id)
+        assert contents(repository, again.archive_id)[FACTS_FILE] == written
+
+
+def test_what_a_mere_reader_may_not_see_is_a_warning(tmp_path: Path) -> None:
+    with snapshot_source() as source:
+        source.management.update_settings(
+            source.canister_id, controllers=[MANAGEMENT_CANISTER], values={"snapshot_visibility": "public"}
+        )
+        captured = CanisterSource(
+            management=source.management, canister_id=source.canister_id, snapshot_id=source.snapshot_id, facts=True
+        )
+        report = back_up(new_repository(FsspecSink(tmp_path / "repository")), captured)
+        assert report.manifest.complete
+        assert {warning.code for warning in report.warnings} == {"public_facts_only", "logs_unreadable"}

@@ -146,6 +146,7 @@ class JsonCursor:
                     patience = 1
                 else:
                     patience = exact = min(2 * patience, _MOST_PATIENCE)
+                    window = _FIRST_WINDOW_BYTES  # less is lost by the next wrong guess
             yield run if run is not None else fallback(self.raw())
             if self._between(b"]"):
                 return

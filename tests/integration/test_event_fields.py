@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from repository_stage import MOMENT, StagedSource
 
 from knowtation_backup import (
     BackupOptions,
@@ -25,9 +26,14 @@ from knowtation_backup import (
     PrivateKey,
     ReadBack,
     ReadOnlySink,
+    Repository,
+    RepositoryBackupOptions,
+    RepositoryPipeline,
     RetryingSink,
 )
-from knowtation_backup.errors import SinkFullError, SinkUnavailableError
+from knowtation_backup.errors import IntegrityError, SinkFullError, SinkPermissionError, SinkUnavailableError
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
+from knowtation_backup.operations.repository.recipients import add_recipients
 from knowtation_backup.operations.trash import plan_empty_trash
 from knowtation_backup.sandbox import Answer, SandboxNetwork
 from knowtation_backup.sandbox.hub import SandboxHub, SeedPlan, seed
@@ -49,9 +55,16 @@ def _unreachable(_operation: str) -> SinkUnavailableError:
 
 class _NoRoomForManifests(SinkWrapper):
     def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
-        if key.endswith("/manifest.json"):
+        if key.endswith("/manifest.json") or key.startswith("archives/"):
             raise SinkFullError("planned")
         return super()._put(key, chunks)
+
+
+class _KeepsPacks(SinkWrapper):
+    def _delete(self, key: str) -> None:
+        if key.startswith("packs/"):
+            raise SinkPermissionError("planned")
+        super()._delete(key)
 
 
 def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
@@ -84,7 +97,53 @@ def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
     assert (len(report.adopted), len(report.failed)) == (1, 1), str(report)
 
 
-def test_told_fields_are_those_of_the_reference() -> None:
+def _visit_repositories(told: list[Event], directory: Path) -> None:
+    """Do what concerns repositories: copy, damage, heal, restore, thin out, keys."""
+    now = MOMENT
+    sink, owner = MemorySink(clock=lambda: now), PrivateKey.generate("x25519")
+    repository = Repository.create(sink, seal_to=owner.public_key, tenant_keys=True)
+    add_recipients(repository, PrivateKey.generate("x25519").public_key, opens_with=owner, observer=told.append)
+    records = {"notes": {(b"anna", b"note"): b"a note"}}
+    made = StagedSource(images={"heap.bin": bytes(range(256)) * 256}, records=records, kind="export")
+    pipeline = RepositoryPipeline(
+        repository=repository,
+        sources={"hub": made},
+        trash_grace=dt.timedelta(0),
+        observer=told.append,
+        clock=lambda: now,
+    )
+    (old,) = (member.report.archive_id for member in pipeline.backup().members if member.report)
+    full = attrs.evolve(repository, sink=_NoRoomForManifests(sink))
+    assert attrs.evolve(pipeline, repository=full).backup().failed
+    replica = attrs.evolve(repository, sink=MemorySink())
+    pipeline.replicate(replica.sink)
+
+    pack = next(info.key for info in sink.list("packs/"))
+    stored = b"".join(sink.read(pack))
+    sink.delete(pack)
+    sink.put(pack, [stored[:20]])
+    with pytest.raises(IntegrityError):
+        pipeline.restore(old, directory / "broken")
+    keeping = attrs.evolve(pipeline, repository=attrs.evolve(repository, sink=_KeepsPacks(sink)))
+    assert not keeping.apply_repair(keeping.plan_repair(replica), replica).healed
+    assert pipeline.apply_repair(pipeline.plan_repair(replica), replica).healed == (pack,)
+    assert attrs.evolve(pipeline, repository=attrs.evolve(repository, sink=ReadOnlySink(sink))).verify_all().ok
+    pipeline.restore(old, directory / "whole")
+
+    now += dt.timedelta(days=1)
+    later = attrs.evolve(made, taken_at=now)
+    attrs.evolve(pipeline, sources={"hub": later}, options=RepositoryBackupOptions(full=True)).backup()
+    pipeline.apply(pipeline.plan_delete(old))
+    now += repository.config.grace
+    pipeline.apply(pipeline.plan_empty_trash())
+    pipeline.apply_prune(pipeline.plan_prune())
+    now += repository.config.grace
+    assert keeping.apply_prune(keeping.plan_prune()).refused
+    assert pipeline.apply_prune(pipeline.plan_prune()).deleted_objects
+    assert apply_erase_tenant(repository, plan_erase_tenant(repository, "anna"), observer=told.append).removed
+
+
+def test_told_fields_are_those_of_the_reference(tmp_path: Path) -> None:
     told: list[Event] = []
     sink = MemorySink()
     moments = [dt.datetime(2026, 4, day, tzinfo=dt.UTC) for day in (1, 2, 3, 4)]
@@ -114,6 +173,7 @@ def test_told_fields_are_those_of_the_reference() -> None:
         with pytest.raises(SinkFullError):
             Pipeline(source=OperatorExporter(client), sink=full, observer=told.append).backup()
     _visit_stores(sink, told)
+    _visit_repositories(told, tmp_path)
     sink.delete(f"side/{incomplete}/details.json")
     assert not last.verify(incomplete).ok
     last.apply(last.plan_forget())

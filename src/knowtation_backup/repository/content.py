@@ -104,6 +104,7 @@ class ArchiveReader:
             ids = bytes(fold_ids(found)[: pages * ID_BYTES])
             root.update(ids)
             yield from self._segment(tables, base, pages, ids, fold_spots(found))
+            self._indexes.turn()
         root.update(tables.size_bytes.to_bytes(8, "big"))
         if root.digest() != tables.root:
             message = f"the tables of {tables.name} give another image than was backed up"

@@ -39,7 +39,7 @@ __all__ = [
     "place_sections",
 ]
 
-_INDEX_BYTES = 4 << 20
+_INDEX_BYTES = 1 << 20
 
 
 @attrs.define(eq=False)
@@ -117,7 +117,7 @@ def inherited_tables(manifest: ArchiveManifest, tables: Iterable[TableRef]) -> t
 
 class IndexWriter:
     """
-    Gathers tables and stores them in indexes of about 4 MB.
+    Gathers tables and stores them in indexes of about 1 MB.
 
     To be used by one thread.
     """

@@ -19,7 +19,7 @@ from .tables import PageTable, RecordTable, TenantTable
 __all__ = ["IndexReader", "read_archive_manifest"]
 
 _CACHED_BYTES: Final = 24 << 20
-_IDLE_BYTES: Final = 8 << 20
+_IDLE_BYTES: Final = 2 << 20
 
 
 def read_archive_manifest(sink: ArchiveSink, keys: ReadKeys | WriterKey, archive_id: str) -> ArchiveManifest:
@@ -38,7 +38,7 @@ class IndexReader:
     """
     Tables of indexes, with the most recently used indexes in memory. Thread-safe.
 
-    About 24 MB; or 8 MB and what is in use, where whoever goes through segments says when it turns to the next.
+    About 24 MB; or 2 MB and what is in use, where whoever goes through segments says when it turns to the next.
 
     Args:
         sink: Where they are.
@@ -56,7 +56,7 @@ class IndexReader:
 
     def turn(self) -> None:
         """
-        Drop what was not used since the last turn, beyond 8 MB: to be called between segments.
+        Drop what was not used since the last turn, beyond 2 MB: to be called between segments.
 
         Tables of the next segment lie in the indexes of this one, or in new ones. So what deep chains come back to for
         every segment stays, and indexes of large images that were gone through do not.

@@ -129,7 +129,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         tenant_sink=repository.tenant_sink,
         monotonic=monotonic,
     )
-    _tell(observer, "repository.backup.started", capture, parent=parent.archive_id if parent else "")
+    _tell(observer, "backup.started", capture, parent=parent.archive_id if parent else "")
     try:
         results: list[CaptureResult] = []
         writer.write(_sections(capture, results))
@@ -150,10 +150,10 @@ def back_up(  # noqa: PLR0913 - parts with defaults
             _distrust(repository, archive_id, clock)
     except BaseException as error:
         kind = error.kind if isinstance(error, BackupError) else type(error).__name__
-        _tell(observer, "repository.backup.failed", capture, error=kind)
+        _tell(observer, "backup.failed", capture, error=kind)
         raise
     new_bytes = sum(ref.size_bytes for ref in writer.stored_objects)
-    _tell(observer, "repository.backup.finished", capture, archive_id=archive_id, new_bytes=new_bytes)
+    _tell(observer, "backup.finished", capture, archive_id=archive_id, new_bytes=new_bytes)
     return RepositoryBackupReport(
         archive_id=archive_id,
         manifest=manifest,

@@ -91,6 +91,10 @@ class CallRun:
 
     def run(self) -> CertifiedReply:
         """Return the certified reply; see `Agent.call` for the errors."""
+        with self.link.signatures.one_call():
+            return self._run()
+
+    def _run(self) -> CertifiedReply:
         self._renew()
         try:
             while True:

@@ -23,6 +23,7 @@ from .limits import AgentTimeouts
 from .rejections import PASSING
 from .root_subnet import RootSubnet
 from .sending import HttpAnswer, Sender, Waiting
+from .signature_batches import SignatureBatches
 from .wire import Buffer, SignedRequest, buffers_of, signed_request
 
 __all__ = ["Endpoint", "Link", "OnRetry", "joined", "passing"]
@@ -75,6 +76,7 @@ class Link:
     random: Callable[[], float]
     monotonic: Callable[[], float]
     root_subnet: RootSubnet
+    signatures: SignatureBatches = attrs.field(factory=SignatureBatches)
     calls: Endpoint = attrs.field(factory=lambda: Endpoint("v4", "v3", "v2"))
     queries: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
     states: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
@@ -160,7 +162,11 @@ class Link:
         certificate = Certificate.parse(data)
         try:
             verify_certificate(
-                certificate, root_key=self.root_key, effective_canister_id=effective_id, now_ns=self.now_ns()
+                certificate,
+                root_key=self.root_key,
+                effective_canister_id=effective_id,
+                now_ns=self.now_ns(),
+                verify=self.signatures.verify,
             )
         except CertificateError as error:
             wrong_key = error.kind in {"certificate_signature", "certificate_delegation"}

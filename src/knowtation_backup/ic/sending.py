@@ -6,6 +6,7 @@ What is read here is not believed yet: certificates are verified by those who as
 
 from __future__ import annotations
 
+import functools
 import io
 import ssl
 import time
@@ -128,7 +129,7 @@ class Sender:
         guard = Guard(cancellation=waiting.cancellation, deadline=waiting.monotonic() + left, clock=waiting.monotonic)
         request = httpx.Request(
             verb,
-            f"{self._base}{path}",
+            _url(self._base, path),
             content=body,
             headers=_HEADERS,
             extensions={
@@ -186,6 +187,11 @@ class Sender:
                     message, kind="timeout", hint="try again, or allow more with AgentTimeouts", route=route
                 )
         return body.getvalue()
+
+
+@functools.lru_cache(maxsize=256)  # taking an address apart costs more than all else that is done here
+def _url(base: str, path: str) -> httpx.URL:
+    return httpx.URL(f"{base}{path}")
 
 
 def _too_large(route: str, limit: int) -> SourceError:

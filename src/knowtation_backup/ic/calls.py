@@ -148,7 +148,7 @@ class CallRun:
         message.uncertain = True  # until something says otherwise
         try:
             answer = link.post(
-                "call", link.calls, self.effective_id, message.request.envelope, route=self._route, waiting=self.waiting
+                "call", link.calls, self.effective_id, message.request.parts, route=self._route, waiting=self.waiting
             )
         except BackupError as error:
             message.uncertain = before or error.kind not in _NOT_SENT

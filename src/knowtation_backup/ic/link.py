@@ -113,7 +113,14 @@ class Link:
         return http_refusal(answer, now=self.clock().astimezone(dt.UTC), arg=arg)
 
     def post(  # noqa: PLR0913 - the parts of a request
-        self, kind: str, endpoint: Endpoint, effective_id: Principal, envelope: bytes, *, route: str, waiting: Waiting
+        self,
+        kind: str,
+        endpoint: Endpoint,
+        effective_id: Principal,
+        envelope: Sequence[Buffer],
+        *,
+        route: str,
+        waiting: Waiting,
     ) -> HttpAnswer:
         """Send an envelope to the newest endpoint that the network has; returns the answer, whatever its status."""
         version = endpoint.version
@@ -150,7 +157,7 @@ class Link:
     ) -> Certificate:
         route = f"read_state {effective_id}"
         request = self.signed("read_state", {"paths": [list(path) for path in paths]})
-        answer = self.post("read_state", self.states, effective_id, request.envelope, route=route, waiting=waiting)
+        answer = self.post("read_state", self.states, effective_id, request.parts, route=route, waiting=waiting)
         if answer.status != 200:
             raise self.refusal(answer, joined(arg))
         found = outer_map(answer.body, route=route).get("certificate")

@@ -454,7 +454,7 @@ class SnapshotStream:
             "download.started", canister_id=str(run.canister_id), size_bytes=self.metadata.size_bytes, resumed_bytes=0
         )
         progress = _Progress(run, self.metadata.size_bytes, 0)
-        window = min(_STREAM_WINDOW, 2 * run.options.answers_in_memory)
+        window = min(_STREAM_WINDOW, 3 * run.options.answers_in_memory)
         parts = run.reader.in_order(self.metadata.parts(), lambda part: run.reader.fetch(part, take), window=window)
         try:
             for part, data, proof in parts:

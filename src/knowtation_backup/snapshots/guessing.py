@@ -10,6 +10,7 @@ canister what receiving it costs, about two million cycles.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from .._engine.cancellation import Cancellation
@@ -19,17 +20,20 @@ __all__ = ["Awaited", "guessed_parts"]
 
 T = TypeVar("T")
 
-_SECTIONS: Final = (SectionName.STABLE_MEMORY, SectionName.WASM_MEMORY)
-"""Where most bytes are; a module is small, and where it ends is not known."""
-_MOST_OF_EACH: Final = 40
-"""Of each section: as much as two processors verify while the next calls are on their way."""
+_MOST_OF_HEAP: Final = 27
+"""Twice as much of stable memory, which is what large snapshots consist of: a heap ends at a few GiB. Together that
+keeps two processors busy until the answers to the next calls are there."""
 _LOOK_SECONDS: Final = 0.1
 
 
 def guessed_parts(calls: int) -> tuple[Slice, ...]:
-    """Return what is asked for unseen when *calls* may be under way: of each memory the first parts, in turn."""
-    count = min(_MOST_OF_EACH, calls // 4)
-    return tuple(Slice(section, place * CHUNK_BYTES, CHUNK_BYTES) for place in range(count) for section in _SECTIONS)
+    """Return what is asked for unseen when *calls* may be under way: the first parts of both memories."""
+    heap = min(_MOST_OF_HEAP, calls // 4)
+    return (*_first(SectionName.STABLE_MEMORY, 2 * heap), *_first(SectionName.WASM_MEMORY, heap))
+
+
+def _first(section: SectionName, count: int) -> Iterator[Slice]:
+    return (Slice(section, place * CHUNK_BYTES, CHUNK_BYTES) for place in range(count))
 
 
 class Awaited(Generic[T]):

@@ -52,12 +52,13 @@ class DownloadOptions:
     ``file_digests`` has everything hashed a second time, as files, for the report and ``SHA256SUMS``; without it the
     proof of the bytes is ``provenance.cbor`` alone, which does not need it.
 
-    A new download asks for the first parts of both memories together with the metadata, up to half of *concurrency*;
-    those that do not exist are refused calls, which cost the canister about two million cycles each.
+    A new download asks for the first parts of both memories together with the metadata, with up to three
+    quarters of *concurrency*; those that do not exist are refused calls, which cost the canister about two million
+    cycles each.
     """
 
     concurrency: int = attrs.field(default=112, validator=whole_number(1))
-    answers_in_memory: int = attrs.field(default=12, validator=whole_number(1))
+    answers_in_memory: int = attrs.field(default=8, validator=whole_number(1))
     deadline_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     call_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     progress_seconds: float = attrs.field(default=1.0, validator=above(0))

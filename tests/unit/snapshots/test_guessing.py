@@ -11,14 +11,13 @@ from knowtation_backup.model.canisters import CHUNK_BYTES, SectionName
 from knowtation_backup.snapshots.guessing import Awaited, guessed_parts
 
 
-def test_the_first_parts_of_both_memories_are_asked_for_in_turn() -> None:
+def test_the_first_parts_of_both_memories_are_asked_for() -> None:
     guesses = guessed_parts(112)
-    assert len(guesses) == len(set(guesses)) <= 112
-    for section in (SectionName.STABLE_MEMORY, SectionName.WASM_MEMORY):
+    assert len(guesses) == len(set(guesses)) == 81
+    for section, count in ((SectionName.STABLE_MEMORY, 54), (SectionName.WASM_MEMORY, 27)):
         offsets = [part.offset for part in guesses if part.section is section]
-        assert offsets == list(range(0, len(offsets) * CHUNK_BYTES, CHUNK_BYTES))
+        assert offsets == list(range(0, count * CHUNK_BYTES, CHUNK_BYTES))
     assert {part.size_bytes for part in guesses} == {CHUNK_BYTES}
-    assert guesses[0].section is not guesses[1].section
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3])
@@ -27,8 +26,8 @@ def test_few_calls_are_not_spent_on_guesses(calls: int) -> None:
 
 
 @pytest.mark.parametrize("calls", [4, 17, 1000])
-def test_at_most_half_of_the_calls_are_guesses(calls: int) -> None:
-    assert 0 < len(guessed_parts(calls)) <= calls // 2
+def test_some_calls_are_left_for_what_is_known(calls: int) -> None:
+    assert 0 < len(guessed_parts(calls)) <= calls * 3 // 4
 
 
 def test_those_that_wait_get_the_value_when_it_is_there() -> None:

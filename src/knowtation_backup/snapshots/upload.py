@@ -473,6 +473,8 @@ class _Upload:
         return None
 
     def _begin(self) -> SnapshotId:
+        # One call after the other, although each waits for a round: without the list from before, an upload whose
+        # beginning is uncertain could be taken for another one, which `abandon_upload` would then delete.
         there = self._list()
         replace = self._replaceable(there)
         self.journal.beginning(there)

@@ -1,10 +1,11 @@
 """
 Run by test_download_killed: downloads that are killed.
 
-``URL ROOT_KEY CANISTER SNAPSHOT DIRECTORY KILLS`` downloads once undisturbed. Then, for so many points drawn by a seed,
-it forks a child that downloads and kills itself with SIGKILL right before one of its writes to the disk, and another
-one that goes on with what is left. Prints for each point the bytes that both received, and whether the second one's
-directory is the same.
+``URL ROOT_KEY CANISTER SNAPSHOT DIRECTORY KILLS MODE`` downloads once undisturbed. Then, for so many points drawn by a
+seed, it forks a child that downloads and kills itself with SIGKILL right before one of its writes to the disk, and
+another one that goes on with what is left. With the mode ``each`` every kill has a download of its own; with ``one``
+all of them meet the same download, one after the other. Prints for each download the last point, the bytes that all its
+processes received, and whether the directory is the same.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def contents(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in files}
 
 
-def main(job: Job, kills: int) -> None:
+def main(job: Job, kills: int, *, one: bool) -> None:
     writes = 0
     real = os.pwrite
 
@@ -109,23 +110,29 @@ def main(job: Job, kills: int) -> None:
     os.pwrite = real
     wanted = contents(reference)
     drawn = random.Random(20)  # noqa: S311 - the same points each time
-    for number in range(kills):
-        point = drawn.randrange(writes)
+    if one:
+        points = [[drawn.randrange(2 * writes // (kills + 1)) for _ in range(kills)]]
+    else:
+        points = [[drawn.randrange(writes)] for _ in range(kills)]
+    for number, before in enumerate(points):
         place, counter = job.root / f"{number:02d}", job.root / f"{number:02d}.count"
-        status = job.forked(place, counter, kill_before=point)
-        assert os.WIFSIGNALED(status), status
-        assert not place.exists()
+        for point in before:
+            status = job.forked(place, counter, kill_before=point)
+            assert os.WIFSIGNALED(status), status
+            assert not place.exists()
         assert job.forked(place, counter) == 0
         if number % 5 == 0:
             assert verify_provenance(place, root_key=job.root_key).canister_id == job.canister
         sizes = counter.read_bytes()
         received = sum(int.from_bytes(sizes[start : start + 8], "big") for start in range(0, len(sizes), 8))
         size = sum(map(len, wanted.values()))
-        print(point, received, size, contents(place) == wanted, flush=True)  # noqa: T201 - read by the test
+        print(before[-1], received, size, contents(place) == wanted, flush=True)  # noqa: T201 - read by the test
 
 
 if __name__ == "__main__":
-    url, root_key, canister, snapshot, root, kills = sys.argv[1:]
+    url, root_key, canister, snapshot, root, kills, mode = sys.argv[1:]
     main(
-        Job(url, bytes.fromhex(root_key), Principal.parse(canister), SnapshotId.parse(snapshot), Path(root)), int(kills)
+        Job(url, bytes.fromhex(root_key), Principal.parse(canister), SnapshotId.parse(snapshot), Path(root)),
+        int(kills),
+        one=mode == "one",
     )

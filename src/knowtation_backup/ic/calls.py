@@ -91,6 +91,10 @@ class CallRun:
 
     def run(self) -> CertifiedReply:
         """Return the certified reply; see `Agent.call` for the errors."""
+        with self.link.signatures.one_call():
+            return self._run()
+
+    def _run(self) -> CertifiedReply:
         self._renew()
         try:
             while True:
@@ -144,7 +148,7 @@ class CallRun:
         message.uncertain = True  # until something says otherwise
         try:
             answer = link.post(
-                "call", link.calls, self.effective_id, message.request.envelope, route=self._route, waiting=self.waiting
+                "call", link.calls, self.effective_id, message.request.parts, route=self._route, waiting=self.waiting
             )
         except BackupError as error:
             message.uncertain = before or error.kind not in _NOT_SENT

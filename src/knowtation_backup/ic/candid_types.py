@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -50,14 +51,14 @@ def _sorted_by_number(fields: Mapping[Any, Type]) -> _Fields:
     return tuple(sorted((label(name), name, kind) for name, kind in fields.items()))
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Record:
     """Values by name, or by number as in tuples, given as a mapping."""
 
     fields: _Fields = attrs.field(converter=_sorted_by_number)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Variant:
     """One case, given as its name and value."""
 
@@ -100,13 +101,18 @@ def encode_parts(kind: Type, value: Any) -> list[Buffer]:
 
 
 def _parts(arguments: Sequence[Argument]) -> list[Buffer]:
-    table: list[bytes] = []
-    known: dict[Type, bytes] = {}
-    references = b"".join(_reference(kind, table, known) for kind, _ in arguments)
-    parts: list[Buffer] = [b"DIDL" + leb128(len(table)) + b"".join(table) + leb128(len(arguments)) + references]
+    parts: list[Buffer] = [_types(tuple(kind for kind, _ in arguments))]
     for kind, value in arguments:
         _append(kind, value, parts)
     return parts
+
+
+@functools.lru_cache(maxsize=64)  # a program asks the same few questions many times
+def _types(kinds: tuple[Type, ...]) -> bytes:
+    table: list[bytes] = []
+    known: dict[Type, bytes] = {}
+    references = b"".join(_reference(kind, table, known) for kind in kinds)
+    return b"DIDL" + leb128(len(table)) + b"".join(table) + leb128(len(kinds)) + references
 
 
 def _reference(kind: Type, table: list[bytes], known: dict[Type, bytes]) -> bytes:

@@ -34,7 +34,7 @@ from .._engine.cancellation import Cancellation
 from .._transport import GUARD, Guard
 from .connecting import connect
 
-__all__ = ["Admission", "LargeAnswers", "WholeBody"]
+__all__ = ["Admission", "LargeAnswers", "WholeBody", "is_unused"]
 
 _SLICE_SECONDS: Final = 0.25
 _KEPT_SECONDS: Final = 30.0
@@ -83,7 +83,7 @@ class Admission:
         if getattr(_held, "taken", False):
             _held.taken = False
             buffer, _held.buffer = _held.buffer, None
-            if reuse and buffer is not None and _is_unused(buffer):
+            if reuse and buffer is not None and is_unused(buffer):
                 self._buffers.append(buffer)
             self._give_back()
 
@@ -139,11 +139,11 @@ class Admission:
                 self._free += 1
 
 
-def _is_unused(buffer: bytearray) -> bool:
-    """Whether there are no views of it: Python refuses to resize what somebody looks at."""
+def is_unused(buffer: bytearray) -> bool:
+    """Whether there are no views of it, and it is not empty: Python refuses to resize what somebody looks at."""
     try:
-        buffer.append(0)
-    except BufferError:
+        buffer.append(buffer.pop())  # shorter first: growing would move it to other memory
+    except (BufferError, IndexError):
         return False
     return True
 
@@ -305,7 +305,7 @@ class LargeAnswers(httpx.BaseTransport):
         connection.left_bytes = math.inf  # of the head, which the parser bounds
         try:
             with _as_httpx():
-                cut = _sent(connection, _head(request), b"".join(cast("Any", request.stream)))
+                cut = _sent(connection, _head(request), list(cast("Any", request.stream)))
                 answer = http.client.HTTPResponse(cast("Any", connection), method=request.method)
                 try:
                     answer.begin()
@@ -364,18 +364,23 @@ class LargeAnswers(httpx.BaseTransport):
         return _Connection(sock)
 
 
-def _sent(connection: _Connection, head: bytes, body: bytes) -> OSError | None:
+def _sent(connection: _Connection, head: bytes, body: list[bytes | memoryview]) -> OSError | None:
     """
     Send a request; returns the error when the other side stopped listening.
 
     Nodes that are busy answer a large request before it is complete, and hang up. Their answer says why.
     """
     try:
-        if len(body) > _SMALL_BYTES:
-            connection.send(head)
-            connection.send(body)
-        else:
-            connection.send(head + body)
+        small = head
+        for part in body:
+            if len(part) > _SMALL_BYTES:
+                connection.send(small)
+                connection.send(part)
+                small = b""
+            else:
+                small += part
+        if small:
+            connection.send(small)
     except ConnectionError as error:
         return error
     return None

@@ -290,16 +290,40 @@ def identity_from_pem_file(path: str | os.PathLike[str], *, password: bytes | No
         raise ConfigurationError(message, kind=error.kind, hint=error.hint) from None
 
 
-def key_file_findings(path: str | os.PathLike[str]) -> tuple[Finding, ...]:
-    """Return what speaks against the way a key file is kept: who else may read or change it."""
+def key_file_findings(path: str | os.PathLike[str], *, in_ci: bool = False) -> tuple[Finding, ...]:
+    """
+    Return what speaks against the way a key file is kept: who else may read or change it, and where it lies.
+
+    Args:
+        path: Of the file.
+        in_ci: Whether this is a build environment, as most of them say with the variable ``CI``. What runs there comes
+            from many hands, and a key without a password controls the canister for whoever of them reads it.
+
+    Raises:
+        BlobNotFoundError: There is no such file.
+        SinkPermissionError: Reading is refused.
+    """
     where = os.fspath(path)
+    findings = []
     with os_errors_translated(f"looking at the key file {Path(path).name}"):
         mode = Path(path).stat().st_mode
+        plain = in_ci and stat.S_ISREG(mode) and not _is_encrypted(Path(path))
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
         who = "everybody" if mode & (stat.S_IROTH | stat.S_IWOTH) else "its group"
         message = f"the key file is open to {who} on this machine (mode {stat.S_IMODE(mode):04o}): chmod 600"
-        return (Finding(code="key_file_open", where=where, message=message),)
-    return ()
+        findings.append(Finding(code="key_file_open", where=where, message=message))
+    if plain:
+        message = (
+            "a key without a password lies in a build environment: give the build a controller of its own that can do "
+            "nothing else, or a key with a password from the secrets of the build"
+        )
+        findings.append(Finding(code="key_in_ci", where=where, message=message))
+    return tuple(findings)
+
+
+def _is_encrypted(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"ENCRYPTED" in file.read(_MOST_PEM_BYTES)
 
 
 class _ForeignIdentity(_Secretive):

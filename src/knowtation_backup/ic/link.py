@@ -23,6 +23,7 @@ from .limits import AgentTimeouts
 from .rejections import PASSING
 from .root_subnet import RootSubnet
 from .sending import HttpAnswer, Sender, Waiting
+from .signature_batches import SignatureBatches
 from .wire import Buffer, SignedRequest, buffers_of, signed_request
 
 __all__ = ["Endpoint", "Link", "OnRetry", "joined", "passing"]
@@ -75,6 +76,7 @@ class Link:
     random: Callable[[], float]
     monotonic: Callable[[], float]
     root_subnet: RootSubnet
+    signatures: SignatureBatches = attrs.field(factory=SignatureBatches)
     calls: Endpoint = attrs.field(factory=lambda: Endpoint("v4", "v3", "v2"))
     queries: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
     states: Endpoint = attrs.field(factory=lambda: Endpoint("v3", "v2"))
@@ -111,7 +113,14 @@ class Link:
         return http_refusal(answer, now=self.clock().astimezone(dt.UTC), arg=arg)
 
     def post(  # noqa: PLR0913 - the parts of a request
-        self, kind: str, endpoint: Endpoint, effective_id: Principal, envelope: bytes, *, route: str, waiting: Waiting
+        self,
+        kind: str,
+        endpoint: Endpoint,
+        effective_id: Principal,
+        envelope: Sequence[Buffer],
+        *,
+        route: str,
+        waiting: Waiting,
     ) -> HttpAnswer:
         """Send an envelope to the newest endpoint that the network has; returns the answer, whatever its status."""
         version = endpoint.version
@@ -148,7 +157,7 @@ class Link:
     ) -> Certificate:
         route = f"read_state {effective_id}"
         request = self.signed("read_state", {"paths": [list(path) for path in paths]})
-        answer = self.post("read_state", self.states, effective_id, request.envelope, route=route, waiting=waiting)
+        answer = self.post("read_state", self.states, effective_id, request.parts, route=route, waiting=waiting)
         if answer.status != 200:
             raise self.refusal(answer, joined(arg))
         found = outer_map(answer.body, route=route).get("certificate")
@@ -160,7 +169,11 @@ class Link:
         certificate = Certificate.parse(data)
         try:
             verify_certificate(
-                certificate, root_key=self.root_key, effective_canister_id=effective_id, now_ns=self.now_ns()
+                certificate,
+                root_key=self.root_key,
+                effective_canister_id=effective_id,
+                now_ns=self.now_ns(),
+                verify=self.signatures.verify,
             )
         except CertificateError as error:
             wrong_key = error.kind in {"certificate_signature", "certificate_delegation"}

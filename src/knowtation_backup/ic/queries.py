@@ -105,7 +105,7 @@ class QueryRun:
         fields = {"canister_id": self.canister_id.raw, "method_name": self.method, "arg": self.arg}
         request = self.link.signed("query", fields)
         answer = self.link.post(
-            "query", self.link.queries, self.effective_id, request.envelope, route=self._route, waiting=self.waiting
+            "query", self.link.queries, self.effective_id, request.parts, route=self._route, waiting=self.waiting
         )
         if answer.status != 200:
             raise self.link.refusal(answer, joined(self.arg))

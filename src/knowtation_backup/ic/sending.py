@@ -6,10 +6,11 @@ What is read here is not believed yet: certificates are verified by those who as
 
 from __future__ import annotations
 
+import functools
 import io
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -19,12 +20,13 @@ from .._engine.cancellation import Cancellation
 from .._transport import GUARD, TRANSPORT_ERRORS, Guard, transport_error
 from ..errors import BackupError, SourceError, SourceUnavailableError
 from .addresses import NodeAddress
+from .cbor import Buffer
 from .connections import LargeAnswers, WholeBody
 from .limits import AgentLimits, AgentTimeouts
 
 __all__ = ["HttpAnswer", "Sender", "Waiting"]
 
-_HEADERS: Final = (
+_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"Content-Type", b"application/cbor"),
     (b"Accept", b"application/cbor"),
     # Plain bodies only: a compressed one could be a bomb, and the limit would have to be checked while inflating.
@@ -97,8 +99,8 @@ class Sender:
         if self._owned:
             self._transport.close()
 
-    def post(self, path: str, body: bytes, *, route: str, waiting: Waiting) -> HttpAnswer:
-        """Send *body* and return the answer, whatever its status; see `get` for the errors."""
+    def post(self, path: str, body: Sequence[Buffer], *, route: str, waiting: Waiting) -> HttpAnswer:
+        """Send *body*, which comes in parts, and return the answer, whatever its status; see `get` for the errors."""
         return self._send("POST", path, body, route=route, waiting=waiting)
 
     def get(self, path: str, *, route: str, waiting: Waiting) -> HttpAnswer:
@@ -114,7 +116,7 @@ class Sender:
         """
         return self._send("GET", path, None, route=route, waiting=waiting)
 
-    def _send(self, verb: str, path: str, body: bytes | None, *, route: str, waiting: Waiting) -> HttpAnswer:
+    def _send(self, verb: str, path: str, body: Sequence[Buffer] | None, *, route: str, waiting: Waiting) -> HttpAnswer:
         waiting.cancellation.check()
         timeouts = self._timeouts
         left = min(waiting.left_seconds, timeouts.attempt_seconds)
@@ -126,11 +128,17 @@ class Sender:
                 route=route,
             )
         guard = Guard(cancellation=waiting.cancellation, deadline=waiting.monotonic() + left, clock=waiting.monotonic)
+        headers = _HEADERS
+        content: Any = body  # httpx accepts parts that are views, though it does not say so
+        if body is not None and (len(body) == 1 or not isinstance(self._transport, LargeAnswers)):
+            content = b"".join(body)
+        elif body is not None:
+            headers += ((b"Content-Length", b"%d" % sum(map(len, body))),)
         request = httpx.Request(
             verb,
-            f"{self._base}{path}",
-            content=body,
-            headers=_HEADERS,
+            _url(self._base, path),
+            content=content,
+            headers=headers,
             extensions={
                 "timeout": {
                     "connect": min(timeouts.connect_seconds, left),
@@ -151,14 +159,14 @@ class Sender:
         except TRANSPORT_ERRORS as error:
             failure = transport_error(error, route=route, host=self.address.host)
         else:
-            headers = response.headers
+            given = response.headers
             return HttpAnswer(
                 route=route,
                 status=response.status_code,
                 body=data,
-                retry_after=headers.get("retry-after", ""),
-                cause=headers.get("x-ic-error-cause", ""),
-                date=headers.get("date", ""),
+                retry_after=given.get("retry-after", ""),
+                cause=given.get("x-ic-error-cause", ""),
+                date=given.get("date", ""),
             )
         raise failure  # outside the handler: the exception there refers to the whole request
 
@@ -186,6 +194,11 @@ class Sender:
                     message, kind="timeout", hint="try again, or allow more with AgentTimeouts", route=route
                 )
         return body.getvalue()
+
+
+@functools.lru_cache(maxsize=256)  # taking an address apart costs more than all else that is done here
+def _url(base: str, path: str) -> httpx.URL:
+    return httpx.URL(f"{base}{path}")
 
 
 def _too_large(route: str, limit: int) -> SourceError:

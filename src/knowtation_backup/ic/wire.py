@@ -41,6 +41,7 @@ IC_REQUEST_AUTH_DELEGATION: Final = b"\x1aic-request-auth-delegation"
 IC_RESPONSE: Final = b"\x0bic-response"
 IC_STATE_ROOT: Final = b"\x0dic-state-root"
 
+_LARGE_BYTES: Final = 1 << 16
 _MOST_LEB128_BYTES: Final = 10
 """What 64 bits need."""
 
@@ -148,17 +149,23 @@ class SignedRequest:
     """
     A request ready to be sent, as often as needed.
 
-    ``content`` is without the argument, which only ``envelope`` holds.
+    ``content`` is without the argument, which only the envelope holds. That is kept in parts: whoever gives a large
+    argument must leave its memory as it is until the request has been answered.
     """
 
     content: Mapping[str, Any] = attrs.field(repr=False)
     request_id: bytes
-    envelope: bytes = attrs.field(repr=False)
+    parts: tuple[Buffer, ...] = attrs.field(repr=False)
+
+    @property
+    def envelope(self) -> bytes:
+        """All parts of the envelope in one."""
+        return b"".join(self.parts)
 
 
 def signed_request(content: Mapping[str, Any], identity: Identity) -> SignedRequest:
     """
-    Sign *content* and put it into an envelope; the argument is copied once, into the envelope.
+    Sign *content* and put it into an envelope; what is large in the argument is not copied.
 
     Args:
         content: All fields of the request; ``arg``, if there is one, whole or in parts.
@@ -187,7 +194,22 @@ def signed_request(content: Mapping[str, Any], identity: Identity) -> SignedRequ
         append(name, parts)
         append(value, parts)
     parts[1] = head(5, 1 + len(fields))
-    return SignedRequest(content=plain, request_id=number, envelope=b"".join(parts))
+    return SignedRequest(content=plain, request_id=number, parts=_joined(parts))
+
+
+def _joined(parts: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """Join neighbours unless they are large."""
+    found: list[Buffer] = []
+    small: list[Buffer] = []
+    for part in parts:
+        if len(part) <= _LARGE_BYTES:
+            small.append(part)
+            continue
+        found += (b"".join(small), part)
+        small = []
+    if small:
+        found.append(b"".join(small))
+    return tuple(found)
 
 
 def _delegation(signed: SignedDelegation) -> dict[str, Any]:

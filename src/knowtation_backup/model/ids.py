@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import zlib
 from typing import Any, Final, Self
@@ -68,12 +69,17 @@ class Principal:
 
     def __str__(self) -> str:
         """Return the text form."""
-        data = zlib.crc32(self.raw).to_bytes(4, "big") + self.raw
-        text = base64.b32encode(data).decode("ascii").rstrip("=").lower()
-        return "-".join(text[start : start + 5] for start in range(0, len(text), 5))
+        return _to_text(self.raw)
 
     def __repr__(self) -> str:
         return f"Principal({str(self)!r})"
+
+
+@functools.lru_cache(maxsize=1024)  # requests name the same few canisters again and again
+def _to_text(raw: bytes) -> str:
+    data = zlib.crc32(raw).to_bytes(4, "big") + raw
+    text = base64.b32encode(data).decode("ascii").rstrip("=").lower()
+    return "-".join(text[start : start + 5] for start in range(0, len(text), 5))
 
 
 def _from_text(text: str) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import re
 import stat
@@ -155,22 +154,19 @@ class SnapshotDirectory:
             raise TruncatedError(f"{part} has only {len(data)} bytes in {self.path}", hint=_HINT, offset=part.offset)
         return data
 
-    def view(self, part: SnapshotPart) -> bytes | memoryview:
+    def read_into(self, part: Slice, room: memoryview) -> None:
         """
-        Return the bytes of a part in memory that goes back to the system as soon as nobody looks at them.
+        Fill *room*, which has the size of the part, with the bytes of a slice; raises as `read`.
 
-        For readers with many threads: what they free as `bytes` stays with the thread's own reserve.
+        For readers that use their memory again: new memory costs the system as much as reading.
         """
-        if not isinstance(part, Slice) or not part.size_bytes or part.section not in self._fds:
-            return self.read(part)
+        done = 0
+        file_fd = self._fds.get(part.section)
         with os_errors_translated(f"reading {part_file(part)} in {self.path}"):
-            area = memoryview(mmap.mmap(-1, part.size_bytes))
-            done = 0
-            while count := os.preadv(self._fds[part.section], [area[done:]], part.offset + done):
+            while file_fd is not None and (count := os.preadv(file_fd, [room[done:]], part.offset + done)):
                 done += count
         if done != part.size_bytes:
             raise TruncatedError(f"{part} has only {done} bytes in {self.path}", hint=_HINT, offset=part.offset)
-        return area
 
     def digests(self, *, cancellation: Cancellation | None = None) -> Mapping[SectionName, str]:
         """

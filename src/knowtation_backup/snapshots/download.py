@@ -20,7 +20,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -34,15 +34,16 @@ from ..ic.management import CertifiedMetadata, ManagementCanister, SnapshotData
 from ..model.canisters import Slice, SnapshotMetadata, SnapshotPart, StoredChunk, moment_of
 from ..model.events import Event
 from ..model.ids import Principal, SnapshotId
-from .layout import DIGESTS_FILE, METADATA_NAME, part_file, section_files
+from .file_digests import FileDigests
+from .guessing import Awaited, guessed_parts
+from .layout import DIGESTS_FILE, METADATA_NAME, section_files
 from .metadata import metadata_json
-from .new_directory import NewSnapshotDirectory
+from .new_directory import NewSnapshotDirectory, is_unused
 from .provenance_records import PROVENANCE_FILE, PartEvidence, ProvenanceHead, Recorder
 from .reading import DownloadOptions, PartReader, snapshot_gone
 
 __all__ = ["DIGESTS_FILE", "DownloadOptions", "DownloadReport", "SnapshotStream", "StreamedPart", "download", "stream"]
 
-_HASHED_BYTES: Final = 1 << 18
 _STREAM_WINDOW: Final = 32
 """Parts of a stream in memory at most: 64 MB."""
 
@@ -122,10 +123,27 @@ def download(  # noqa: PLR0913 - what, where, and how
         OperationCancelledError: It was cancelled; run it again to go on.
     """
     run = _Run(management, canister_id, snapshot_id, options or DownloadOptions(), observer, cancellation, monotonic)
-    metadata = run.certified_metadata()
-    origin = b"".join((canister_id.raw, snapshot_id.raw, bytes(metadata.reply.reply)))
-    with NewSnapshotDirectory(directory, metadata.metadata, origin=origin, check=_resumable, restart=restart) as new:
-        return run.into(new, metadata)
+    return run.into(directory, restart=restart)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Target:
+    """Where the parts go, as soon as the metadata has said what they are."""
+
+    new: NewSnapshotDirectory
+    metadata: SnapshotMetadata
+    done: frozenset[SnapshotPart]
+    progress: _Progress
+    digests: FileDigests | None
+
+    def has(self, part: SnapshotPart) -> bool:
+        """Whether *part*, a guess, is part of the snapshot."""
+        return isinstance(part, Slice) and part.offset + part.size_bytes <= self.metadata.section_size(part.section)
+
+    def hash(self, part: SnapshotPart, data: memoryview | None) -> None:
+        """Take a part that is written into the digests of the files."""
+        if self.digests is not None:
+            self.digests.add(part, data)
 
 
 def _resumable(_part: SnapshotPart, data: bytes, evidence: bytes) -> bool:
@@ -174,34 +192,83 @@ class _Run:
     def tell(self, name: str, **fields: object) -> None:
         self._observer(Event(name=name, fields={"snapshot_id": str(self.snapshot_id), **fields}))
 
-    def into(self, new: NewSnapshotDirectory, metadata: CertifiedMetadata) -> DownloadReport:
-        done = new.done
-        resumed = sum(_size(new, part) for part in done)
+    def into(self, directory: str | os.PathLike[str], *, restart: bool) -> DownloadReport:
+        target: Awaited[_Target] = Awaited(self.cancellation)
+        # What is there already must not be read again, and which parts that are nobody knows yet.
+        guesses = guessed_parts(self.options.concurrency) if restart or is_unused(directory) else ()
+
+        def items() -> Iterator[SnapshotPart | None]:
+            yield None
+            yield from guesses
+            asked = frozenset(guesses)
+            yield from (part for part in target.get().metadata.parts() if part not in asked)
+
+        def work(part: SnapshotPart | None) -> CertifiedMetadata | tuple[SnapshotPart, int] | None:
+            if part is None:
+                return self.certified_metadata()
+            if part not in guesses:
+                there = target.get()
+                if part not in there.done:
+                    return part, self._kept(part, target)
+                there.hash(part, None)
+                return part, 0
+            try:
+                return part, self._kept(part, target)
+            except RejectedError:
+                # Nothing is there, or it is but could not be had then.
+                return (part, self._kept(part, target)) if target.get().has(part) else None
+
+        results = self.reader.in_order(items(), work)
+        try:
+            metadata = next(results)
+            if not isinstance(metadata, CertifiedMetadata):
+                raise InternalError("the metadata of a snapshot did not come first")
+            origin = b"".join((self.canister_id.raw, self.snapshot_id.raw, bytes(metadata.reply.reply)))
+            facts = metadata.metadata
+            with NewSnapshotDirectory(directory, facts, origin=origin, check=_resumable, restart=restart) as new:
+                try:
+                    return self._filled(new, metadata, target, (each for each in results if isinstance(each, tuple)))
+                finally:
+                    results.close()  # before the files are
+        finally:
+            results.close()
+
+    def _kept(self, part: SnapshotPart, target: Awaited[_Target]) -> int:
+        """Read one part and write it, unless it is there; returns how many bytes came."""
+
+        def keep(part: SnapshotPart, data: SnapshotData) -> int:
+            there = target.get()
+            there.new.write(part, data.chunk, evidence=PartEvidence.of(part, data.reply, data.chunk).to_cbor())
+            there.hash(part, data.chunk)
+            return len(data.chunk)
+
+        transferred = self.reader.fetch(part, keep)
+        target.get().progress.add(transferred)
+        return transferred
+
+    def _filled(
+        self,
+        new: NewSnapshotDirectory,
+        metadata: CertifiedMetadata,
+        target: Awaited[_Target],
+        results: Iterable[tuple[SnapshotPart, int]],
+    ) -> DownloadReport:
+        """Let the parts come in, publish the directory and report."""
+        resumed = sum(_size(new, part) for part in new.done)
         size = metadata.metadata.size_bytes
         self.tell("download.started", canister_id=str(self.canister_id), size_bytes=size, resumed_bytes=resumed)
         progress = _Progress(self, size, resumed)
-
-        def keep(part: SnapshotPart, data: SnapshotData) -> int:
-            new.write(part, data.chunk, evidence=PartEvidence.of(part, data.reply, data.chunk).to_cbor())
-            return len(data.chunk)
-
-        def work(part: SnapshotPart) -> tuple[SnapshotPart, int]:
-            if part in done:
-                return part, 0
-            transferred = self.reader.fetch(part, keep)
-            progress.add(transferred)
-            return part, transferred
-
-        digests = _FileDigests()
-        transferred = 0
-        results = self.reader.in_order(metadata.metadata.parts(), work)
-        try:
-            for part, size_bytes in results:
-                transferred += size_bytes
-                for piece in _pieces(part) if self.options.file_digests else ():
-                    digests.add(part, new.read(piece))  # from the system's memory: it was written just now
-        finally:
-            results.close()
+        digests = FileDigests(new.read_into)
+        target.provide(
+            _Target(
+                new=new,
+                metadata=metadata.metadata,
+                done=new.done,
+                progress=progress,
+                digests=digests if self.options.file_digests else None,
+            )
+        )
+        transferred = sum(size_bytes for _part, size_bytes in results)
         evidence_bytes = self._finish(new, metadata, digests)
         elapsed = self.monotonic() - self.began_at
         progress.finished()
@@ -226,7 +293,7 @@ class _Run:
             lowest_concurrency=self.reader.lowest_concurrency,
         )
 
-    def _finish(self, new: NewSnapshotDirectory, metadata: CertifiedMetadata, digests: _FileDigests) -> int:
+    def _finish(self, new: NewSnapshotDirectory, metadata: CertifiedMetadata, digests: FileDigests) -> int:
         recorder = Recorder(self.head)
         proof = hashlib.sha256()
         size = 0
@@ -259,45 +326,6 @@ class _Run:
 
 def _size(new: NewSnapshotDirectory, part: SnapshotPart) -> int:
     return len(new.read(part)) if isinstance(part, StoredChunk) else part.size_bytes
-
-
-def _pieces(part: SnapshotPart) -> Iterator[SnapshotPart]:
-    """Cut a slice so small that hashing finds it in the processor's cache."""
-    if isinstance(part, StoredChunk):
-        yield part
-        return
-    end = part.offset + part.size_bytes
-    for offset in range(part.offset, end, _HASHED_BYTES):
-        yield Slice(part.section, offset, min(_HASHED_BYTES, end - offset))
-
-
-class _FileDigests:
-    """SHA-256 of the files, fed in the order of the parts."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, hashlib._Hash] = {}
-        self._noted: dict[str, str] = {}
-
-    def add(self, part: SnapshotPart, data: bytes | memoryview) -> None:
-        name = part_file(part)
-        running = self._running.get(name)
-        if running is None:
-            running = self._running[name] = hashlib.sha256()
-        running.update(data)
-
-    def note(self, name: str, digest: str) -> None:
-        self._noted[name] = digest
-
-    def note_empty(self, name: str) -> None:
-        if name not in self._running:
-            self._noted[name] = hashlib.sha256().hexdigest()
-
-    def hexdigests(self) -> dict[str, str]:
-        found = self._noted | {name: running.hexdigest() for name, running in self._running.items()}
-        return {name: found[name] for name in sorted(found)}
-
-    def as_text(self) -> str:
-        return "".join(f"{digest}  {name}\n" for name, digest in self.hexdigests().items())
 
 
 class _Progress:
@@ -385,7 +413,7 @@ class SnapshotStream:
         """How the file of provenance begins; the records of the parts follow, in order."""
         self._evidence_bytes = len(self.record)
         self._size_bytes = 0
-        self._digests = _FileDigests()
+        self._digests = FileDigests()
         self._report: StreamReport | None = None
         self._parts: Generator[StreamedPart, None, None] | None = None
 
@@ -426,7 +454,7 @@ class SnapshotStream:
             "download.started", canister_id=str(run.canister_id), size_bytes=self.metadata.size_bytes, resumed_bytes=0
         )
         progress = _Progress(run, self.metadata.size_bytes, 0)
-        window = min(_STREAM_WINDOW, 2 * run.options.answers_in_memory)
+        window = min(_STREAM_WINDOW, 3 * run.options.answers_in_memory)
         parts = run.reader.in_order(self.metadata.parts(), lambda part: run.reader.fetch(part, take), window=window)
         try:
             for part, data, proof in parts:

@@ -37,7 +37,14 @@ import attrs
 
 from .._engine.ahead import map_ahead, processors
 from .._engine.local_files import open_directory, os_errors_translated, sync_directory
-from ..errors import BlobExistsError, BlobNotFoundError, ConfigurationError, IntegrityError, SinkFullError
+from ..errors import (
+    BlobExistsError,
+    BlobNotFoundError,
+    ConfigurationError,
+    IntegrityError,
+    SinkFullError,
+    TruncatedError,
+)
 from ..model.canisters import SectionName, Slice, SnapshotMetadata, SnapshotPart, StoredChunk
 from .layout import (
     CHUNK_STORE,
@@ -52,7 +59,7 @@ from .layout import (
 )
 from .metadata import metadata_json
 
-__all__ = ["NewSnapshotDirectory", "PartRecord", "Progress"]
+__all__ = ["NewSnapshotDirectory", "PartRecord", "Progress", "is_unused"]
 
 _MAGIC: Final = b"KTSNAP1\n"
 _HEAD_BYTES: Final = len(_MAGIC) + 32
@@ -202,7 +209,7 @@ class NewSnapshotDirectory:
         self.path: Path = Path(path).absolute()
         self.metadata = metadata
         self.metadata_bytes: bytes = metadata_json(metadata) if metadata_bytes is None else metadata_bytes
-        self.partial_path: Path = self.path.with_name(self.path.name + _PARTIAL)
+        self.partial_path: Path = _partial(self.path)
         self._check = check
         self._open = contextlib.ExitStack()
         self._lock = threading.Lock()
@@ -436,6 +443,15 @@ class NewSnapshotDirectory:
                 raise IntegrityError(f"{part} lies outside of the snapshot", kind="snapshot_part_size")
             return pread_exactly(self._fds[part.section], part.size_bytes, part.offset)
 
+    def read_into(self, part: Slice, room: memoryview) -> None:
+        """Fill *room* with the bytes of a slice that was written; raises as `read`."""
+        with os_errors_translated(f"reading {part_file(part)} in {self.partial_path}"):
+            done = 0
+            while count := os.preadv(self._fds[part.section], [room[done:]], part.offset + done):
+                done += count
+        if done != part.size_bytes:
+            raise TruncatedError(f"{part} has only {done} bytes in {self.partial_path}", offset=part.offset)
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def publish(self) -> Path:
@@ -489,6 +505,16 @@ class NewSnapshotDirectory:
         self.close()
         if not self._published:
             shutil.rmtree(self.partial_path, ignore_errors=True)
+
+
+def is_unused(path: str | os.PathLike[str]) -> bool:
+    """Whether nobody has begun to write a snapshot to *path*, and nothing is there. A glance: it may change."""
+    place = Path(path).absolute()
+    return _is_free(place) and _is_free(_partial(place))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + _PARTIAL)
 
 
 def _is_free(path: Path) -> bool:

@@ -33,6 +33,7 @@ from .workers import in_order
 
 __all__ = ["DownloadOptions", "PartReader"]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _OVERLOADS: Final = frozenset({"overloaded", "rate_limited"})
@@ -50,10 +51,14 @@ class DownloadOptions:
     ``deadline_seconds`` is for the whole download, ``call_seconds`` for one call with all its attempts.
     ``file_digests`` has everything hashed a second time, as files, for the report and ``SHA256SUMS``; without it the
     proof of the bytes is ``provenance.cbor`` alone, which does not need it.
+
+    A new download asks for the first parts of both memories together with the metadata, with up to three
+    quarters of *concurrency*; those that do not exist are refused calls, which cost the canister about two million
+    cycles each.
     """
 
     concurrency: int = attrs.field(default=112, validator=whole_number(1))
-    answers_in_memory: int = attrs.field(default=12, validator=whole_number(1))
+    answers_in_memory: int = attrs.field(default=8, validator=whole_number(1))
     deadline_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     call_seconds: float | None = attrs.field(default=None, validator=optional(above(0)))
     progress_seconds: float = attrs.field(default=1.0, validator=above(0))
@@ -125,10 +130,10 @@ class PartReader:
             return result
 
     def in_order(
-        self, parts: Iterable[SnapshotPart], work: Callable[[SnapshotPart], T], *, window: int | None = None
+        self, parts: Iterable[A], work: Callable[[A], T], *, window: int | None = None
     ) -> Generator[T, None, None]:
         """
-        Do *work* with each part in threads, and yield the results in the order of the parts.
+        Do *work* with each part, or whatever stands for one, in threads; yield the results in the order of the parts.
 
         Args:
             parts: Taken lazily.

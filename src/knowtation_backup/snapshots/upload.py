@@ -48,9 +48,10 @@ from ..errors import (
     SourceUnavailableError,
 )
 from ..ic.candid import upload_data_arg
+from ..ic.connections import is_unused
 from ..ic.management import CallOptions, ManagementCanister, SnapshotData
 from ..ic.wire import Buffer
-from ..model.canisters import MAX_SNAPSHOTS, Slice, Snapshot, SnapshotMetadata, SnapshotPart
+from ..model.canisters import CHUNK_BYTES, MAX_SNAPSHOTS, Slice, Snapshot, SnapshotMetadata, SnapshotPart
 from ..model.events import Event
 from ..model.ids import MANAGEMENT_CANISTER, Principal, SnapshotId
 from ..model.reports import Finding
@@ -256,19 +257,20 @@ class _Argument(Sequence[Buffer]):
     """
     The argument of a call that sends one part, read from the disk again whenever the call is signed.
 
-    So what waits for the network is the signed envelope alone, and not the part beside it.
+    The bytes go to the network from where they were read to: the envelope holds a view of them.
     """
 
     canister_id: Principal
     snapshot_id: SnapshotId
     part: SnapshotPart
     reader: SnapshotReader
+    room: bytearray
+    """For the bytes of a part."""
     size_bytes: int = 0
     """Of the part, once it was read."""
 
     def __iter__(self) -> Iterator[Buffer]:
-        directory = self.reader if isinstance(self.reader, SnapshotDirectory) else None
-        data = self.reader.read(self.part) if directory is None else directory.view(self.part)
+        data = _bytes_of(self.reader, self.part, self.room)
         self.size_bytes = len(data)
         return iter(upload_data_arg(self.canister_id, self.snapshot_id, self.part, data))
 
@@ -283,6 +285,37 @@ class _Argument(Sequence[Buffer]):
 
     def __getitem__(self, index: int | slice) -> Buffer | Sequence[Buffer]:
         return tuple(self)[index]
+
+
+class _Rooms:
+    """Memory for the parts on their way up, used again and again: new memory costs as much as reading into it."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def clear(self) -> None:
+        """Give the memory back that nobody uses."""
+        self._free.clear()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[bytearray]:
+        """Lend room for one part until the end of the block."""
+        try:
+            room = self._free.pop()
+        except IndexError:
+            room = bytearray(CHUNK_BYTES)
+        yield room
+        if is_unused(room):  # otherwise a view is left somewhere
+            self._free.append(room)
+
+
+def _bytes_of(reader: SnapshotReader, part: SnapshotPart, room: bytearray) -> Buffer:
+    """Return the bytes of a part, in *room* where that is possible."""
+    if isinstance(reader, SnapshotDirectory) and isinstance(part, Slice) and part.size_bytes <= len(room):
+        view = memoryview(room)[: part.size_bytes]
+        reader.read_into(part, view)
+        return view
+    return reader.read(part)
 
 
 def _size(part: SnapshotPart) -> int:
@@ -321,6 +354,7 @@ class _Upload:
     cancellation: Cancellation
     monotonic: Callable[[], float]
     tally: _Tally = attrs.field(factory=_Tally)
+    rooms: _Rooms = attrs.field(factory=_Rooms)
     limit: AdaptiveLimit = attrs.field(init=False)
     lowest: int = attrs.field(init=False)
     started: float = attrs.field(init=False)
@@ -439,6 +473,8 @@ class _Upload:
         return None
 
     def _begin(self) -> SnapshotId:
+        # One call after the other, although each waits for a round: without the list from before, an upload whose
+        # beginning is uncertain could be taken for another one, which `abandon_upload` would then delete.
         there = self._list()
         replace = self._replaceable(there)
         self.journal.beginning(there)
@@ -531,8 +567,8 @@ class _Upload:
 
     def _send(self, snapshot_id: SnapshotId, parts: list[SnapshotPart]) -> None:
         def send(part: SnapshotPart) -> SnapshotPart:
-            arg = _Argument(self.canister_id, snapshot_id, part, self.reader)
-            with self._admitted() as options:
+            with self._admitted() as options, self.rooms.one() as room:
+                arg = _Argument(self.canister_id, snapshot_id, part, self.reader, room)
                 self.management.agent.call(
                     MANAGEMENT_CANISTER,
                     "upload_canister_snapshot_data",
@@ -550,6 +586,7 @@ class _Upload:
             send, parts, workers=workers, window=_WINDOW_PER_CALL * workers, cancellation=self.cancellation
         )
         self._each(results, parts, "send")
+        self.rooms.clear()
         self.lowest = min(self.lowest, self.limit.lowest)
 
     def _check(self, snapshot_id: SnapshotId, parts: list[SnapshotPart]) -> int:
@@ -590,7 +627,9 @@ class _Upload:
         lost: list[SnapshotPart] = []
 
         def compared(part: SnapshotPart, data: SnapshotData) -> None:
-            if not _equal(data.chunk, reader.read(part)):
+            with self.rooms.one() as room:
+                same = _equal(data.chunk, _bytes_of(reader, part, room))
+            if not same:
                 lost.append(part)
             else:
                 self.tally.add(compared_bytes=data.chunk.nbytes)
@@ -662,10 +701,11 @@ _WINDOW_PER_CALL: Final = 4
 _SLICE: Final = 1 << 16
 
 
-def _equal(found: memoryview, wanted: bytes) -> bool:
+def _equal(found: memoryview, wanted: Buffer) -> bool:
     """Compare without a copy of everything; views as such are compared item by item, at ten times the cost."""
-    return found.nbytes == len(wanted) and all(
-        found[start : start + _SLICE].tobytes() == wanted[start : start + _SLICE]
+    other = memoryview(wanted)
+    return found.nbytes == other.nbytes and all(
+        found[start : start + _SLICE].tobytes() == other[start : start + _SLICE].tobytes()
         for start in range(0, len(wanted), _SLICE)
     )
 

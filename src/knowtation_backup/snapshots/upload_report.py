@@ -18,8 +18,8 @@ __all__ = ["UploadOptions", "UploadReport"]
 class UploadOptions:
     """How a snapshot is uploaded. The defaults lose nothing without notice."""
 
-    concurrency: int = attrs.field(default=48, validator=between(1, 256))
-    """Most parts on their way up at once; fewer while the network complains. Each takes about 3 MB of memory."""
+    concurrency: int = attrs.field(default=72, validator=between(1, 256))
+    """Most parts on their way up at once; fewer while the network complains. Each takes about 2 MB of memory."""
     read_concurrency: int = attrs.field(default=112, validator=between(1, 256))
     """Most parts that are read back at once; they wait outside of memory."""
     read_back: bool = True

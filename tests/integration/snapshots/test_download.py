@@ -20,7 +20,7 @@ from knowtation_backup.errors import (
 )
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.ids import SnapshotId
-from knowtation_backup.sandbox import Answer, ResetAfterExecution, ResetBeforeExecution, StaleCertificate, Tamper
+from knowtation_backup.sandbox import Answer, Delay, ResetAfterExecution, ResetBeforeExecution, StaleCertificate, Tamper
 from knowtation_backup.snapshots.directory import SnapshotDirectory
 from knowtation_backup.snapshots.download import DIGESTS_FILE, DownloadOptions, DownloadReport, download, stream
 from knowtation_backup.snapshots.provenance import PROVENANCE_FILE, verify_provenance
@@ -66,6 +66,46 @@ def test_a_directory_is_complete_and_says_so(source: SnapshotSource, tmp_path: P
     assert events[0].name == "download.started"
     assert [event.name for event in events][-2:] == ["download.progress", "download.finished"]
     assert events[-1].fields["transferred_bytes"] == report.transferred_bytes
+
+
+def test_the_first_parts_are_asked_for_before_the_metadata_is_there(source: SnapshotSource, tmp_path: Path) -> None:
+    many = DownloadOptions(concurrency=16)
+    source.network.faults.add(Delay(0.3), endpoint="call", canister_method="read_canister_snapshot_metadata")
+    asked: list[int] = []
+
+    def note(event: Event) -> None:
+        if event.name == "download.started":
+            asked.append(source.network.requests.counts["call"])
+
+    report = fetch(source, tmp_path / "s", options=many, observer=note)
+    assert asked[0] >= 1 + 8  # the metadata, and of both memories four parts, most of which do not exist
+    other = fetch(source, tmp_path / "other").digests
+    assert {**report.digests, PROVENANCE_FILE: ""} == {**other, PROVENANCE_FILE: ""}
+    proof = verify_provenance(tmp_path / "s", root_key=source.network.root_key)
+    assert proof.size_bytes == report.size_bytes == report.transferred_bytes
+
+
+def test_nothing_is_guessed_where_something_is_there_already(source: SnapshotSource, tmp_path: Path) -> None:
+    cancellation = Cancellation()
+
+    def cancel(event: Event) -> None:
+        if event.name == "download.progress":
+            cancellation.cancel()
+
+    once = DownloadOptions(concurrency=1, progress_seconds=1e-9)
+    with pytest.raises(OperationCancelledError):
+        fetch(source, tmp_path / "s", options=once, observer=cancel, cancellation=cancellation)
+    before = source.network.requests.counts["call"]
+    report = fetch(source, tmp_path / "s", options=DownloadOptions())
+    assert report.resumed_bytes > 0
+    assert source.network.requests.counts["call"] - before == 1 + 8 - 1
+
+
+def test_a_part_that_was_refused_too_early_is_asked_for_again(source: SnapshotSource, tmp_path: Path) -> None:
+    source.network.faults.add(Answer(status=403), endpoint="call", canister_method=DATA, every=1, limit=4)
+    report = fetch(source, tmp_path / "s", options=DownloadOptions(concurrency=16))
+    assert report.size_bytes == report.transferred_bytes
+    verify_provenance(tmp_path / "s", root_key=source.network.root_key)
 
 
 def test_progress_is_told_no_more_often_than_asked_for(source: SnapshotSource, tmp_path: Path) -> None:

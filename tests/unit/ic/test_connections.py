@@ -14,8 +14,11 @@ import pytest
 from knowtation_backup._engine.cancellation import Cancellation
 from knowtation_backup._transport import GUARD, Guard
 from knowtation_backup.errors import OperationCancelledError
+from knowtation_backup.ic.addresses import NodeAddress
 from knowtation_backup.ic.connecting import connect
-from knowtation_backup.ic.connections import Admission, LargeAnswers, WholeBody
+from knowtation_backup.ic.connections import Admission, LargeAnswers, WholeBody, is_unused
+from knowtation_backup.ic.limits import AgentLimits, AgentTimeouts
+from knowtation_backup.ic.sending import Sender, Waiting
 
 LARGE = 300_000
 
@@ -95,6 +98,34 @@ def whole(response: httpx.Response, limit: int = 1 << 20) -> Any:
         return response.stream.read_whole(limit)
     finally:
         response.close()
+
+
+def test_a_request_in_parts_arrives_in_one(server: str) -> None:
+    sender = Sender(NodeAddress.parse(server), timeouts=AgentTimeouts(), limits=AgentLimits())
+    waiting = Waiting(cancellation=Cancellation(), deadline=time.monotonic() + 30)
+    parts: list[bytes | memoryview] = [
+        b"head",
+        memoryview(bytearray(b"x" * LARGE)),
+        b"between",
+        memoryview(b"y" * LARGE),
+    ]
+    try:
+        for _ in range(2):
+            answer = sender.post("/same", parts, route="a test", waiting=waiting)
+            assert (answer.status, bytes(answer.body)) == (200, b"".join(parts))
+    finally:
+        sender.close()
+    assert len(set(Handler.ports)) == 1
+
+
+def test_memory_is_unused_when_nobody_looks_at_it() -> None:
+    memory = bytearray(b"abc")
+    view = memoryview(memory)[:2]
+    assert not is_unused(memory)
+    view.release()
+    assert is_unused(memory)
+    assert memory == b"abc"
+    assert not is_unused(bytearray())
 
 
 def test_a_connection_is_used_again(transport: LargeAnswers, server: str) -> None:

@@ -223,6 +223,23 @@ def test_a_key_file_that_others_can_open_is_told(tmp_path: Path, mode: int, who:
     assert not who or who in findings[0].message
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_key_without_a_password_in_a_build_environment_is_told(tmp_path: Path, legacy: bool) -> None:  # noqa: FBT001
+    plain, sealed = tmp_path / "plain.pem", tmp_path / "sealed.pem"
+    form = serialization.PrivateFormat.TraditionalOpenSSL if legacy else serialization.PrivateFormat.PKCS8
+    key = ec.derive_private_key(7, ec.SECP256K1())
+    for path, encryption in (
+        (plain, serialization.NoEncryption()),
+        (sealed, serialization.BestAvailableEncryption(b"secret")),
+    ):
+        path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, encryption))
+        path.chmod(0o600)
+    assert [finding.code for finding in key_file_findings(plain, in_ci=True)] == ["key_in_ci"]
+    assert key_file_findings(plain) == key_file_findings(sealed, in_ci=True) == ()
+    plain.chmod(0o644)
+    assert [finding.code for finding in key_file_findings(plain, in_ci=True)] == ["key_file_open", "key_in_ci"]
+
+
 # -- the anonymous user ----------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,16 @@ def test_an_envelope_is_what_other_clients_send() -> None:
     assert "ab" not in repr(wire.signed_request({**CONTENT, "arg": b"ab"}, AnonymousIdentity())).partition("id")[0]
 
 
+@pytest.mark.parametrize("sizes", [(1,), (70_000,), (3, 70_000, 4), (70_000, 5, 80_000)])
+def test_what_is_large_in_an_argument_is_not_copied(sizes: tuple[int, ...]) -> None:
+    arg = [memoryview(bytes(size)) for size in sizes]
+    request = wire.signed_request({**CONTENT, "arg": arg}, AnonymousIdentity())
+    large = [part for part in request.parts if isinstance(part, memoryview)]
+    assert [part.obj for part in large] == [part.obj for part in arg if len(part) > 1 << 16]
+    assert cbor2.loads(request.envelope[3:]) == {"content": {**CONTENT, "arg": bytes(sum(sizes))}}
+    assert len(request.parts) <= 2 * len(large) + 1
+
+
 def test_an_anonymous_envelope_has_no_signature() -> None:
     request = wire.signed_request({**CONTENT, "nonce": b"n"}, AnonymousIdentity())
     assert cbor2.loads(request.envelope[3:]) == {"content": {**CONTENT, "nonce": b"n"}}

@@ -42,6 +42,8 @@ def test_ranges_outside_are_refused(offset: int, size: int) -> None:
 
     with pytest.raises(ValueError, match="outside an image of 16 bytes"):
         image.read(offset, size)
+    with pytest.raises(ValueError, match="outside an image of 16 bytes"):
+        image.view(offset, size)
     if size >= 0:
         with pytest.raises(ValueError, match="outside an image of 16 bytes"):
             image.write(offset, bytes(size))
@@ -55,6 +57,26 @@ def test_growing_adds_zeros_and_shrinking_forgets() -> None:
     image.resize(6)
 
     assert image.read(0, 6) == b"ab\0\0\0\0"
+
+
+def test_a_view_shows_the_image_at_any_size() -> None:
+    image = MemoryImage()
+    assert bytes(image.view(0, 0)) == b""
+
+    image.resize(5000)
+    image.write(4990, b"abcdefghij")
+    view = image.view(4988, 12)
+
+    assert view.readonly
+    assert bytes(view) == b"\0\0abcdefghij"
+    image.write(4990, b"X")
+    assert bytes(view) == b"\0\0Xbcdefghij"
+    image.resize(10_000)
+    image.write(9999, b"z")
+    assert bytes(image.view(9998, 2)) == b"\0z"
+    assert bytes(image.view(4990, 2)) == b"Xb"
+    image.close()
+    assert bytes(view[2:4]) == b"Xb"
 
 
 def test_copy_is_independent_and_sparse() -> None:

@@ -88,7 +88,11 @@ def test_what_was_written_is_read(written: Path) -> None:
         assert directory.metadata == METADATA
         assert directory.metadata_bytes == metadata_json(METADATA)
         assert [directory.read(part) for part in PARTS] == [data_of(part) for part in PARTS]
-        assert [bytes(directory.view(part)) for part in PARTS] == [data_of(part) for part in PARTS]
+        for part in PARTS:
+            if isinstance(part, Slice):
+                room = bytearray(part.size_bytes)
+                directory.read_into(part, memoryview(room))
+                assert room == data_of(part)
         assert directory.digests() == {name: hashlib.sha256(data).hexdigest() for name, data in SECTIONS.items()}
 
 
@@ -234,7 +238,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(written: Path) -> None:
         with pytest.raises(TruncatedError):
             directory.read(Slice(SectionName.WASM_MEMORY, 0, 100))
         with pytest.raises(TruncatedError):
-            directory.view(Slice(SectionName.WASM_MEMORY, 0, 100))
+            directory.read_into(Slice(SectionName.WASM_MEMORY, 0, 100), memoryview(bytearray(100)))
         with pytest.raises(TruncatedError):
             directory.digests()
         with pytest.raises(IntegrityError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import pathlib
 import tempfile
@@ -39,6 +40,7 @@ class MemoryImage:
         self._descriptor = _anonymous_file()
         self._finalizer = weakref.finalize(self, os.close, self._descriptor)
         self._size_bytes = 0
+        self._mapping: mmap.mmap | None = None
         self.resize(size_bytes)
 
     @property
@@ -71,6 +73,22 @@ class MemoryImage:
             done += len(parts[-1])
         return b"".join(parts)
 
+    def view(self, offset: int, size: int) -> memoryview:
+        """
+        Return *size* bytes from *offset* as a view of the image itself, for large answers that are made of it at once.
+
+        It shows what is written later, and must not be used any more when the image has been cut.
+
+        Raises:
+            ValueError: The range is not inside the image.
+        """
+        self._check_range(offset, size)
+        if not size:
+            return memoryview(b"")
+        if self._mapping is None:
+            self._mapping = mmap.mmap(self._descriptor, self._size_bytes, access=mmap.ACCESS_READ)
+        return memoryview(self._mapping)[offset : offset + size]
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """
         Overwrite bytes from *offset*; the image does not grow.
@@ -101,6 +119,7 @@ class MemoryImage:
 
     def resize(self, size_bytes: int) -> None:
         """Cut the image, or grow it with zeros."""
+        self._mapping = None  # views that are left keep it
         os.ftruncate(self._descriptor, size_bytes)
         self._size_bytes = size_bytes
 
@@ -139,7 +158,8 @@ class MemoryImage:
         return image
 
     def close(self) -> None:
-        """Give the memory back; existing private mappings of the image stay readable."""
+        """Give the memory back; existing mappings of the image stay readable."""
+        self._mapping = None
         self._finalizer()
 
     def _check_range(self, offset: int, size: int) -> None:

@@ -1,7 +1,7 @@
 """
 Snapshot contents over the wire: reading slices, and building snapshots by upload.
 
-A slice is read straight from the image: one `pread`, then one join into the reply.
+A slice is taken straight from the image's own memory into the reply.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SnapshotData:
         _require_inside(part, offset, size)
         self._context.charge_instructions(canister, size)
         if isinstance(part, MemoryImage):
-            return Reply(({"chunk": part.read(offset, size)},))
+            return Reply(({"chunk": part.view(offset, size)},))  # copied once, into the reply
         return Reply(({"chunk": memoryview(part)[offset : offset + size]},))
 
     def upload_metadata(self, request: ManagementRequest, argument: dict[str, Any]) -> Reply:

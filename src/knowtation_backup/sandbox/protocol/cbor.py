@@ -6,6 +6,7 @@ Small maps are left to `cbor2`; the few shapes that wrap a reply of megabytes ar
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import cbor2
@@ -59,13 +60,19 @@ def decode(data: bytes) -> Any:
     """
     Decode one CBOR value, with or without the self-describing tag.
 
-    The tag is cut off first: newer `cbor2` versions give immutable containers below a tag.
+    The tag is passed over: newer `cbor2` versions give immutable containers below a tag. That copies nothing.
 
     Raises:
         ValueError: *data* is not exactly one CBOR value.
     """
     try:
-        return cbor2.loads(data.removeprefix(SELF_DESCRIBED))
+        stream = io.BytesIO(data)
+        if data.startswith(SELF_DESCRIBED):
+            stream.seek(len(SELF_DESCRIBED))
+        value = cbor2.CBORDecoder(stream).decode()
+        if stream.read(1):
+            raise ValueError("more follows the value")  # noqa: TRY301
     except (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         message = str(error) or type(error).__name__
         raise ValueError(message) from error
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import heapq
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -114,7 +115,8 @@ class Replica:
         self.lock: contextlib.AbstractContextManager[bool] = threading.RLock()
         self.canisters: dict[bytes, Canister] = {}
         self._history: dict[bytes, RequestStatus] = {}
-        self._forget_after: dict[bytes, int] = {}
+        self._forget_after: list[tuple[int, bytes]] = []
+        """Time and request id, as a heap: every round looks at the first only, however many requests there were."""
         self._replies: collections.deque[bytes] = collections.deque()
         self._reply_bytes = 0
         self._waits: dict[bytes, list[_Wait]] = {}
@@ -144,7 +146,7 @@ class Replica:
             self._history[call.request_id] = RequestStatus(
                 state=RequestState.PROCESSING, sender=call.sender, canister_id=call.canister_id
             )
-            self._forget_after[call.request_id] = call.ingress_expiry + HISTORY_NS
+            heapq.heappush(self._forget_after, (call.ingress_expiry + HISTORY_NS, call.request_id))
             self._scheduler.submit(
                 Request(
                     receiver=call.canister_id,
@@ -188,11 +190,7 @@ class Replica:
             for canister in list(self.canisters.values()):
                 if not accounting.charge_idle(canister, now):
                     self.management.out_of_cycles(canister)
-            for request_id in [key for key, after in self._forget_after.items() if after < now]:
-                # A request that still waits must be found by whoever polls for it.
-                if self._history[request_id].state is not RequestState.PROCESSING:
-                    self._drop_reply(request_id)
-                    del self._history[request_id], self._forget_after[request_id]
+            self._forget(now)
             while self._replies and self._replies[0] not in self._history:
                 self._replies.popleft()
             self._scheduler.expire()
@@ -285,6 +283,18 @@ class Replica:
         self._replies.append(call.request_id)
         while self._reply_bytes > MAX_HISTORY_REPLY_BYTES and len(self._replies) > 1:
             self._drop_reply(self._replies.popleft())
+
+    def _forget(self, now: int) -> None:
+        waiting = []
+        while self._forget_after and self._forget_after[0][0] < now:
+            after, request_id = heapq.heappop(self._forget_after)
+            if self._history[request_id].state is RequestState.PROCESSING:
+                waiting.append((after, request_id))  # it must be found by whoever polls for it
+                continue
+            self._drop_reply(request_id)
+            del self._history[request_id]
+        for each in waiting:
+            heapq.heappush(self._forget_after, each)
 
     def _drop_reply(self, request_id: bytes) -> None:
         status = self._history.get(request_id)

@@ -363,6 +363,31 @@ def test_history_forgets_five_minutes_after_expiry(one: Any) -> None:
     assert one.replica.request_status(message.request_id) is None
 
 
+def test_history_forgets_in_the_order_of_expiry_and_keeps_what_still_waits(one: Any) -> None:
+    canister = one.canister()
+    waiting = one.message(canister.canister_id, "call", to(b"", "later"))
+    assert one.replica.call(waiting).state is RequestState.PROCESSING
+    late, early = (one.message(canister.canister_id, "inc") for _ in range(2))
+    early = attrs.evolve(early, ingress_expiry=early.ingress_expiry - 60 * 10**9)
+    for message in (late, early):
+        one.replica.call(message)
+
+    def known() -> list[bool]:
+        return [one.replica.request_status(each.request_id) is not None for each in (waiting, late, early)]
+
+    one.clock.advance(180 + 301)
+    one.replica.tick()
+    assert known() == [True, True, False]
+    one.clock.advance(60)
+    one.replica.tick()
+    assert known() == [True, False, False]
+    (request,) = one.management.waiting
+    request.respond(Replied(b"at last"), 0)
+    one.replica.tick()  # executes the answer
+    one.replica.tick()
+    assert known() == [False, False, False]
+
+
 def test_ingress_and_instructions_are_paid(one: Any) -> None:
     canister = one.canister()
     before = canister.cycles

@@ -116,6 +116,7 @@ from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase
 from .operations.repository.history_reports import RecordHistory
 from .operations.repository.importing import ImportReport, StoredFileSource, import_all
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
+from .operations.repository.note_difference import NoteDiff
 from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.recipients import (
     RecipientPlan,
@@ -132,6 +133,7 @@ from .operations.repository.restoring import RepositoryRestorePlan, RepositoryRe
 from .operations.repository.stored_export import ExportForm
 from .operations.repository.timeline import AsOf, MissingReport
 from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
+from .operations.repository.waste import Waste
 from .operations.rewrap import RewrapOptions, RewrapReport
 from .operations.sign import sign_archive
 from .operations.verify_all import find_good
@@ -298,6 +300,7 @@ __all__ = [
     "MirrorSink",
     "MissingReport",
     "NodeStatus",
+    "NoteDiff",
     "ObservedSink",
     "Observer",
     "OperatorExporter",
@@ -395,6 +398,7 @@ __all__ = [
     "VerifyKey",
     "VerifyLevel",
     "VerifyReport",
+    "Waste",
     "WriteOptions",
     "WriterKey",
     "WrittenSection",

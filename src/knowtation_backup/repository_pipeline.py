@@ -37,6 +37,7 @@ from .operations.repository.forgetting import apply_forget, plan_delete, plan_em
 from .operations.repository.history import history
 from .operations.repository.history_reports import RecordHistory
 from .operations.repository.many import BackupSetReport, back_up_set
+from .operations.repository.note_difference import NoteDiff, diff_note
 from .operations.repository.prune_reports import PrunePlan, PruneReport
 from .operations.repository.pruning import apply_prune, plan_prune
 from .operations.repository.repairing import RepairPlan, RepairReport, apply_repair, plan_repair
@@ -53,6 +54,7 @@ from .operations.repository.stored_export import ExportForm
 from .operations.repository.timeline import AsOf, MissingReport, as_of, missing
 from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
 from .operations.repository.verifying import verify, verify_all
+from .operations.repository.waste import Waste, measure_waste
 from .repository.manifest import ArchiveManifest
 from .repository.repository import Repository
 
@@ -138,6 +140,10 @@ class RepositoryPipeline:
         """Compare two archives: pages, files, notes, proposals, settings."""
         return diff(self.repository, self._resolve(before), self._resolve(after), names=names)
 
+    def diff_note(self, tenant: str, vault: str, path: str, before: str, after: str = "latest") -> NoteDiff:
+        """Compare one note of two archives: fields of its front matter, and line by line."""
+        return diff_note(self.repository, self._resolve(before), self._resolve(after), tenant, vault, path)
+
     def diff_live(self, archive_id: str, source: AnySource) -> RepositoryDiff:
         """Compare an archive with what its source holds now; nothing is stored."""
         made = _sections(source)
@@ -158,26 +164,48 @@ class RepositoryPipeline:
 
     # -- restore ----------------------------------------------------------------------------------------------------
 
-    def plan_restore(self, archive_id: str, directory: str | os.PathLike[str]) -> RepositoryRestorePlan:
-        """Return what `restore` would write; nothing is written."""
-        return plan_restore(self.repository, self._resolve(archive_id), directory)
-
-    def restore(
+    def plan_restore(  # noqa: PLR0913 - as `restore`
         self,
         archive_id: str,
         directory: str | os.PathLike[str],
         *,
         sections: Iterable[str] | None = None,
         form: ExportForm = ExportForm.RECORDS,
+        details: bool = False,
+        replace: bool = False,
+    ) -> RepositoryRestorePlan:
+        """Return what `restore` would write with the same arguments; nothing is written."""
+        return plan_restore(
+            self.repository,
+            self._resolve(archive_id),
+            directory,
+            sections=sections,
+            form=form,
+            details=details,
+            replace=replace,
+        )
+
+    def restore(  # noqa: PLR0913 - the last four have defaults
+        self,
+        archive_id: str,
+        directory: str | os.PathLike[str],
+        *,
+        sections: Iterable[str] | None = None,
+        form: ExportForm = ExportForm.RECORDS,
+        details: bool = False,
+        replace: bool = False,
     ) -> RepositoryRestoreReport:
-        """Write an archive into a new directory, which appears complete or not at all."""
+        """Write an archive into a new directory, complete or not at all; *replace* moves aside what is there."""
         return restore_directory(
             self.repository,
             self._resolve(archive_id),
             directory,
             sections=sections,
             form=form,
+            details=details,
+            replace=replace,
             observer=self.observer,
+            clock=self.clock,
         )
 
     def entries(
@@ -317,6 +345,10 @@ class RepositoryPipeline:
     def apply_prune(self, plan: PrunePlan) -> PruneReport:
         """Note and delete what a plan says."""
         return apply_prune(self.repository, plan, observer=self.observer, clock=self.clock)
+
+    def measure_waste(self) -> Waste:
+        """Return how much of packs no archive needs, while it cannot be pruned because of the rest."""
+        return measure_waste(self.repository)
 
     def _resolve(self, archive_id: str) -> str:
         return resolve(self.repository, archive_id)

@@ -1,0 +1,67 @@
+"""The facade of a repository: archives by short names, and every option handed on."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import attrs
+import pytest
+from repository_stage import MOMENT, StagedSource, new_repository
+
+from knowtation_backup.errors import ConfigurationError, TargetNotReadyError
+from knowtation_backup.model.reports import Outcome
+from knowtation_backup.model.sections import PAGE_BYTES
+from knowtation_backup.operations.repository.backup import RepositoryBackupOptions
+from knowtation_backup.repository_pipeline import RepositoryPipeline
+from knowtation_backup.sinks.memory import MemorySink
+
+
+def image(day: int) -> bytes:
+    return b"".join(bytes([day, page]) * (PAGE_BYTES // 2) for page in range(20))
+
+
+@pytest.fixture
+def pipeline() -> RepositoryPipeline:
+    """Two archives, of which the second shares nothing with the first but its file."""
+    made = RepositoryPipeline(repository=new_repository(MemorySink()), clock=lambda: MOMENT)
+    for day in (1, 2):
+        source = StagedSource(
+            images={"heap.bin": image(day)}, files={"code.wasm": b"code"}, taken_at=MOMENT + dt.timedelta(days=day)
+        )
+        full = RepositoryBackupOptions(full=True)
+        assert attrs.evolve(made, sources={"canister": source}, options=full).backup().exit_code == 0
+    return made
+
+
+def test_archives_are_named_in_short(pipeline: RepositoryPipeline) -> None:
+    newest, oldest = (info.archive_id for info in pipeline.list())
+    assert pipeline.find().archive_id == newest
+    assert pipeline.find("latest-1").archive_id == pipeline.find(oldest[:-3]).archive_id == oldest
+    assert b"".join(pipeline.read("heap.bin", "latest-1")) == image(1)
+    assert pipeline.diff("latest-1").before == oldest
+    assert pipeline.diff("latest-1").outcome is Outcome.DIFFERENT
+
+
+def test_restores_with_every_option(pipeline: RepositoryPipeline, tmp_path: Path) -> None:
+    target = tmp_path / "there"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(TargetNotReadyError):
+        pipeline.restore("latest", target)
+    plan = pipeline.plan_restore("latest", target, sections=["heap.bin"], details=True, replace=True)
+    report = pipeline.restore("latest", target, sections=["heap.bin"], details=True, replace=True)
+    assert plan.replaces
+    assert report.moved_aside == tmp_path / f"there.pre-restore-{MOMENT:%Y%m%dT%H%M%SZ}"
+    assert {path.name for path in target.iterdir()} == {"heap.bin", "details.json"}
+    assert (target / "heap.bin").read_bytes() == image(2)
+
+
+def test_measures_what_a_used_pack_holds_in_vain(pipeline: RepositoryPipeline) -> None:
+    assert pipeline.measure_waste().wasted_bytes == 0
+    assert pipeline.measure_waste().packs == len(list(pipeline.repository.sink.list("packs/")))
+
+
+def test_sources_are_known(pipeline: RepositoryPipeline) -> None:
+    with pytest.raises(ConfigurationError, match="no source is called hub"):
+        pipeline.backup("hub")

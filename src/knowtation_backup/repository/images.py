@@ -241,25 +241,30 @@ class _SegmentWriter:
         if frame is not None:
             self._frames.append(frame)
 
+    @property
+    def _changed(self) -> bool:
+        return bool(self._firsts) or self._cut
+
     def finish(self, settle: Callable[[_SegmentWriter], None]) -> Iterator[Job]:
         """End the segment: *settle* is called once all its frames are stored."""
         self._known_ids = None
+        many = self.changed_pages >= _FULL_SHARE * self._pages
+        if not self._changed or not (self._deep or self._cut or many):
+            self._tables = []  # the table to come only adds to these: they need not wait in memory until it is written
         if self._waiting:
             yield self._frame()
         yield Job(settled=lambda _frame: settle(self))
 
     def written(self, indexes: IndexWriter) -> DraftSegment:
         """Write the table, if there is anything to say, and return what the segment is made of."""
-        if not self._firsts and not self._cut:
+        if not self._changed:
             return self._known
         delta = PageTable(self._firsts, self._counts, self._positions, self._frames, b"".join(self._ids))
-        many = self.changed_pages >= _FULL_SHARE * self._pages
-        if self._tables and (self._deep or self._cut or many):
+        known = self._known
+        if self._tables:
             tables = [*self._tables, delta]
             delta = full_table(fold_ids(tables), fold_spots(tables), self._pages)
             known = DraftSegment()
-        else:
-            known = self._known
         self._tables = []
         added = indexes.add(delta.to_bytes(), delta.ids)
         packs = known.packs | {frame.pack_id for frame in delta.frames}

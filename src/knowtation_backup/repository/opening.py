@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -28,6 +28,10 @@ _GAP_BYTES: Final = 256 << 10
 _WINDOW_FRAMES: Final = 24
 _CACHED_BYTES: Final = 32 << 20
 """More than the frames of a window hold."""
+
+
+_HEADS: Final = 256
+"""Kept at most, each of 5 kB; images with a long history alternate between fewer packs."""
 
 
 class FrameReader:
@@ -58,7 +62,7 @@ class FrameReader:
             found = parse_head(FileKind.PACK, beginning, self._keys)
             with self._lock:
                 self._heads[pack_id] = found
-                while len(self._heads) > 4096:
+                while len(self._heads) > _HEADS:
                     self._heads.popitem(last=False)
         return found
 
@@ -137,22 +141,27 @@ def _neighbours(frames: Iterable[FrameRef]) -> Iterator[list[FrameRef]]:
 
 class FrameSupply:
     """
-    Contents of frames in the order of first use, opened ahead, kept while there is room, read again when not.
+    Contents of frames, opened ahead, kept until their last use while there is room, read again when not.
 
-    Whoever opens a frame also calls *check*, which says whether it is what was backed up.
+    Args:
+        reader: Opens them.
+        order: A frame for every use of it, in the order of uses.
+        workers: Threads.
+        check: Also called by whoever opens a frame; says whether it is what was backed up.
     """
 
     def __init__(
         self,
         reader: FrameReader,
-        order: Iterable[FrameRef],
+        order: Sequence[FrameRef],
         *,
         workers: int,
         check: Callable[[FrameRef, bytes], None] | None = None,
     ) -> None:
         self._reader = reader
         self._check = check
-        self._opened = map_ahead(self._open, fetch_groups(order), workers=workers)
+        self._uses = Counter(order)
+        self._opened = map_ahead(self._open, fetch_groups(self._uses), workers=workers)
         self._kept: OrderedDict[FrameRef, bytes | ErasedTenantError] = OrderedDict()
         self._kept_bytes = 0
 
@@ -165,8 +174,11 @@ class FrameSupply:
         return found
 
     def get(self, frame: FrameRef) -> bytes:
-        """Return the content of a frame; raises as opening it does, or as *check* does."""
+        """Return the content of a frame, for one use; raises as opening it does, or as *check* does."""
         found = self._find(frame)
+        self._uses[frame] -= 1
+        if self._uses[frame] <= 0 and frame in self._kept:
+            self._kept_bytes -= _size(self._kept.pop(frame))
         if isinstance(found, ErasedTenantError):
             raise found
         return found

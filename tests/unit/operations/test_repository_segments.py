@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from knowtation_backup.operations.repository.pruning import apply_prune, plan_pr
 from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.manifest import ImageTables
 from knowtation_backup.repository.repository import Repository
-from knowtation_backup.repository.tables import SEGMENT_PAGES
+from knowtation_backup.repository.tables import SEGMENT_PAGES, PageTable
 from knowtation_backup.sinks.memory import MemorySink
 
 CHUNK = 1 << 20
@@ -113,3 +114,22 @@ def test_images_of_several_segments_keep_their_history() -> None:
     assert len(list_archives(repository)) == 4
     for number in (1, 4, 6, 7):
         days[number].assert_restored(repository, ids[number])
+
+
+def test_tables_of_the_parent_do_not_wait_in_memory() -> None:
+    repository = new_repository(MemorySink())
+    written = {number * SEGMENT: b"in every segment" for number in range(4)}
+    back_up(repository, Sparse(4 * SEGMENT, written, 0))
+    alive: list[int] = []
+
+    class Watched(Sparse):
+        def chunks(self) -> Iterator[bytes]:
+            for start in range(0, self.size_bytes, CHUNK):
+                if start % SEGMENT == CHUNK:
+                    gc.collect()
+                    alive.append(sum(isinstance(found, PageTable) for found in gc.get_objects()))
+                yield self.chunk(start)
+
+    back_up(repository, Watched(4 * SEGMENT, written, 1))
+    assert len(alive) == 4
+    assert alive[-1] <= alive[0] == 1

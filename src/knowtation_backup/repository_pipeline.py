@@ -13,6 +13,7 @@ from .contracts import (
     ArchiveSink,
     BackupSource,
     Clock,
+    Codec,
     Observer,
     RetentionPolicy,
     SectionSource,
@@ -25,6 +26,7 @@ from .model.marks import Mark
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import ForgetReport, Sample, VerifyLevel
 from .model.selection import ArchiveFilter
+from .operations.backup import ReadBack
 from .operations.forget import TRASH_GRACE
 from .operations.repository import marks
 from .operations.repository.backup import RepositoryBackupOptions
@@ -36,6 +38,7 @@ from .operations.repository.differences import diff, diff_live
 from .operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
 from .operations.repository.history import history
 from .operations.repository.history_reports import RecordHistory
+from .operations.repository.importing import ImportReport, import_all
 from .operations.repository.many import BackupSetReport, back_up_set
 from .operations.repository.note_difference import NoteDiff, diff_note
 from .operations.repository.prune_reports import PrunePlan, PruneReport
@@ -79,6 +82,8 @@ class RepositoryPipeline:
     """What `backup` reads, by names for its report. Exporters are stored as records."""
     pillars: Sequence[tuple[str, str]] = ()
     """Pairs of names, snapshot and export of one hub, that `backup` compares."""
+    max_gap: dt.timedelta = dt.timedelta(hours=1)
+    """Between the two of a pair."""
     retention: RetentionPolicy | None = None
     """Needed for `plan_forget` only."""
     options: RepositoryBackupOptions = attrs.field(factory=RepositoryBackupOptions)
@@ -103,6 +108,7 @@ class RepositoryPipeline:
             executor=self.executor,
             options=self.options,
             pillars=[pair for pair in self.pillars if set(pair) <= chosen.keys()],
+            max_gap=self.max_gap,
             observer=self.observer,
             clock=self.clock,
         )
@@ -132,9 +138,9 @@ class RepositoryPipeline:
         """Return the newest complete archive at or before a moment, of a tenant if one is named, and the gap."""
         return as_of(self.repository, moment, kind=kind, source_id=source_id, tenant=tenant)
 
-    def missing(self, since: dt.datetime, *, tenants: bool = False) -> MissingReport:
-        """Return which series, and which tenants, have no complete archive since a moment."""
-        return missing(self.repository, since, tenants=tenants)
+    def missing(self, since: dt.datetime, *, expected: Iterable[str] = (), tenants: bool = False) -> MissingReport:
+        """Return which series, seen or *expected*, and which tenants have no complete archive since a moment."""
+        return missing(self.repository, since, expected=expected, tenants=tenants)
 
     def diff(self, before: str, after: str = "latest", *, names: bool = True) -> RepositoryDiff:
         """Compare two archives: pages, files, notes, proposals, settings."""
@@ -150,17 +156,28 @@ class RepositoryPipeline:
         live = made if isinstance(made, SectionSource) else made()
         return diff_live(self.repository, self._resolve(archive_id), live, observer=self.observer, clock=self.clock)
 
-    def history(
+    def history(  # noqa: PLR0913 - what of which series
         self,
         tenant: str,
         vault: str,
         path: str | None = None,
         *,
         proposal_id: str | None = None,
+        kind: str | None = None,
+        source_id: str | None = None,
         contents: bool = False,
     ) -> RecordHistory:
-        """Return every version of a note or proposal that archives hold."""
-        return history(self.repository, tenant, vault, path, proposal_id=proposal_id, contents=contents)
+        """Return every version of a note or proposal that archives of a series hold."""
+        return history(
+            self.repository,
+            tenant,
+            vault,
+            path,
+            proposal_id=proposal_id,
+            kind=kind,
+            source_id=source_id,
+            contents=contents,
+        )
 
     # -- restore ----------------------------------------------------------------------------------------------------
 
@@ -264,13 +281,34 @@ class RepositoryPipeline:
             clock=self.clock,
         )
 
-    def copy_to(self, target: Repository, archive_ids: Iterable[str] | None = None) -> RepositoryCopyReport:
+    def copy_to(
+        self,
+        target: Repository,
+        archive_ids: Iterable[str] | None = None,
+        *,
+        read_back: ReadBack = ReadBack.SIZES,
+        marks: bool = True,
+    ) -> RepositoryCopyReport:
         """Copy archives to another repository: as they are stored to a replica, written anew under other keys."""
-        return copy(self.repository, target, archive_ids, observer=self.observer)
+        return copy(self.repository, target, archive_ids, read_back=read_back, marks=marks, observer=self.observer)
 
-    def replicate(self, sink: ArchiveSink) -> RepositoryCopyReport:
+    def replicate(
+        self,
+        sink: ArchiveSink,
+        *,
+        tenant_sink: ArchiveSink | None = None,
+        read_back: ReadBack = ReadBack.SIZES,
+        marks: bool = True,
+    ) -> RepositoryCopyReport:
         """Make another place a replica of the whole repository, or bring it up to date."""
-        return replicate(self.repository, sink, observer=self.observer)
+        return replicate(
+            self.repository,
+            sink,
+            tenant_sink=tenant_sink,
+            read_back=read_back,
+            marks=marks,
+            observer=self.observer,
+        )
 
     def lag(self, replica: Repository) -> LagReport:
         """Return which archives a replica does not have yet."""
@@ -283,6 +321,28 @@ class RepositoryPipeline:
     def apply_repair(self, plan: RepairPlan, *replicas: Repository) -> RepairReport:
         """Heal what a plan says, from the replicas it was made with."""
         return apply_repair(self.repository, replicas, plan, observer=self.observer)
+
+    # -- import -----------------------------------------------------------------------------------------------------
+
+    def import_all(
+        self,
+        sink: ArchiveSink,
+        keys: Codec | None = None,
+        *,
+        source_id: str = "",
+        wanted: ArchiveFilter | None = None,
+    ) -> ImportReport:
+        """Take archives of pipelines and files of other tools from a sink into the repository, oldest first."""
+        return import_all(
+            self.repository,
+            sink,
+            keys,
+            source_id=source_id,
+            wanted=wanted,
+            options=self.options,
+            observer=self.observer,
+            clock=self.clock,
+        )
 
     # -- note -------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from repository_stage import MOMENT, StagedSource, new_repository
 from knowtation_backup.errors import ConfigurationError, TargetNotReadyError
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.model.sections import PAGE_BYTES
+from knowtation_backup.operations.backup import ReadBack
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions
 from knowtation_backup.repository_pipeline import RepositoryPipeline
 from knowtation_backup.sinks.memory import MemorySink
@@ -65,3 +66,26 @@ def test_measures_what_a_used_pack_holds_in_vain(pipeline: RepositoryPipeline) -
 def test_sources_are_known(pipeline: RepositoryPipeline) -> None:
     with pytest.raises(ConfigurationError, match="no source is called hub"):
         pipeline.backup("hub")
+
+
+def test_series_that_were_never_seen_are_missing(pipeline: RepositoryPipeline) -> None:
+    report = pipeline.missing(MOMENT, expected=["export@hub"])
+    assert [found.series for found in report.found] == ["export@hub"]
+
+
+def test_a_replica_is_read_back_and_marked_as_asked(pipeline: RepositoryPipeline) -> None:
+    pipeline.pin("latest")
+    replica = MemorySink()
+    pipeline.replicate(replica, read_back=ReadBack.CONTENT, marks=False)
+    copied = attrs.evolve(pipeline, repository=attrs.evolve(pipeline.repository, sink=replica))
+    assert not any(info.standing.pinned for info in copied.list())
+    pipeline.copy_to(copied.repository)
+    assert copied.find().standing.pinned
+
+
+def test_files_of_others_are_imported(pipeline: RepositoryPipeline) -> None:
+    place = MemorySink()
+    payload = b'{"format_version":2,"exported_at":"2026-04-08T15:30:20.000Z","user_id":"u","vault_id":"v","notes":[]}'
+    place.put("canister-export-default-20260408T153020Z.json", [payload])
+    report = pipeline.import_all(place, source_id="hub")
+    assert (len(report.imported), len(report.failed)) == (1, 0), str(report)

@@ -153,6 +153,33 @@ def test_the_floor_counts_verified_archives() -> None:
     assert "floor: 2 newer archives must be verified, 1 are" in reasons[ids[2]]
 
 
+def test_nothing_of_a_series_is_forgotten_while_its_newest_archive_is_in_quarantine() -> None:
+    world = World()
+    first = world.store(b"one")
+    second = world.store(b"two")
+    third = world.store(b"encrypted by somebody")
+    others = [world.store(b"other %d" % number, source_id="bbbbb-bb") for number in range(2)]
+    world.forget(world.store(b"in the trash, and newer"))
+    policy = KeepLast(limit=1)
+    marks.quarantine(world.repository, third, clock=world.clock)
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0]]
+    held = {decision.archive.archive_id: decision for decision in plan.decisions}[first]
+    assert held.keep
+    assert held.rules == ("suspicious",)
+    assert third in held.reason
+    plan = plan_forget(world.repository, policy, now=world.now, hold_suspicious=False)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], first]
+    # Somebody looked: it is released, or a newer one is good.
+    marks.release(world.repository, third, clock=world.clock)
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], second, first]
+    marks.quarantine(world.repository, third, clock=world.clock)
+    world.store(b"three")
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], second, first]
+
+
 def test_a_stale_plan_does_nothing() -> None:
     world = World()
     world.store(block(1))

@@ -31,7 +31,7 @@ from knowtation_backup import (
     RepositoryPipeline,
     RetryingSink,
 )
-from knowtation_backup.errors import IntegrityError, SinkFullError, SinkPermissionError, SinkUnavailableError
+from knowtation_backup.errors import IntegrityError, SinkError, SinkFullError, SinkPermissionError, SinkUnavailableError
 from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
 from knowtation_backup.operations.repository.recipients import add_recipients
 from knowtation_backup.operations.trash import plan_empty_trash
@@ -81,6 +81,10 @@ def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
     sealed = Pipeline(
         source=FakeSource(), sink=mirror, codec=Ktb2Codec(seal_to=one.public_key), observer=told.append
     ).backup()
+    watched = ObservedSink(place, told.append)
+    assert not watched.lock_of(next(place.list()).key).versioned
+    with pytest.raises(SinkError):
+        watched.retain_until(next(place.list()).key, MOMENT)
     observed = Pipeline(sink=ObservedSink(place, told.append), observer=told.append)
     observed.rewrap(sealed.archive_id, open_with=one, seal_to=two.public_key)
     full = _NoRoomForManifests(place)
@@ -100,7 +104,7 @@ def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
 def _visit_repositories(told: list[Event], directory: Path) -> None:
     """Do what concerns repositories: copy, damage, heal, restore, thin out, keys."""
     now = MOMENT
-    sink, owner = MemorySink(clock=lambda: now), PrivateKey.generate("x25519")
+    sink, owner = MemorySink(clock=lambda: now, locks=True), PrivateKey.generate("x25519")
     repository = Repository.create(sink, seal_to=owner.public_key, tenant_keys=True)
     add_recipients(repository, PrivateKey.generate("x25519").public_key, opens_with=owner, observer=told.append)
     records = {"notes": {(b"anna", b"note"): b"a note"}}

@@ -143,6 +143,9 @@ def _visit_repositories(told: list[Event], directory: Path) -> None:
     pipeline.apply_prune(pipeline.plan_prune())
     now += repository.config.grace
     assert keeping.apply_prune(keeping.plan_prune()).refused
+    sink.retain_until(pack, now + dt.timedelta(hours=1))
+    assert pipeline.apply_prune(pipeline.plan_prune()).locked
+    now += dt.timedelta(hours=1)
     assert pipeline.apply_prune(pipeline.plan_prune()).deleted_objects
     assert apply_erase_tenant(repository, plan_erase_tenant(repository, "anna"), observer=told.append).removed
 

@@ -21,6 +21,7 @@ from knowtation_backup import (
     MirrorSink,
     ObservedSink,
     OperatorExporter,
+    Outcome,
     Pipeline,
     PreviousArchive,
     PrivateKey,
@@ -33,6 +34,7 @@ from knowtation_backup import (
 )
 from knowtation_backup.errors import IntegrityError, SinkError, SinkFullError, SinkPermissionError, SinkUnavailableError
 from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
+from knowtation_backup.operations.repository.locking import LOCK_AHEAD, apply_extend_locks, plan_extend_locks
 from knowtation_backup.operations.repository.recipients import add_recipients
 from knowtation_backup.operations.trash import plan_empty_trash
 from knowtation_backup.sandbox import Answer, SandboxNetwork
@@ -147,6 +149,11 @@ def _visit_repositories(told: list[Event], directory: Path) -> None:
     assert pipeline.apply_prune(pipeline.plan_prune()).locked
     now += dt.timedelta(hours=1)
     assert pipeline.apply_prune(pipeline.plan_prune()).deleted_objects
+    plan = plan_extend_locks(repository, now=now)
+    assert apply_extend_locks(repository, plan, observer=told.append).outcome is Outcome.OK
+    reading = attrs.evolve(repository, sink=ReadOnlySink(sink))
+    assert apply_extend_locks(reading, plan, observer=told.append).outcome is Outcome.PARTIAL
+    now += LOCK_AHEAD
     assert apply_erase_tenant(repository, plan_erase_tenant(repository, "anna"), observer=told.append).removed
 
 

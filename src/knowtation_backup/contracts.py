@@ -12,10 +12,11 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from .errors import BlobNotFoundError, ConfigurationError
-from .model.blobs import BlobInfo, SinkCapabilities, check_key
+from .errors import BlobNotFoundError, ConfigurationError, SinkError
+from .model.blobs import BlobInfo, BlobLock, SinkCapabilities, check_key
 from .model.events import Event
 from .model.manifest import CodecSpec
+from .model.moments import iso_ms, utc_of
 from .model.plans import ArchiveInfo, ForgetPlan
 from .model.reports import CaptureResult, TargetResult
 from .model.sections import Section
@@ -322,6 +323,41 @@ class ArchiveSink(abc.ABC):
     def delete(self, key: str) -> None:
         """Remove a blob; raises `BlobNotFoundError` when there is none."""
         self._delete(check_key(key))
+
+    def lock_of(self, key: str) -> BlobLock:
+        """
+        Return how long the store keeps a blob, whatever anybody asks of it; nothing where a sink has no locks.
+
+        Raises:
+            BlobNotFoundError: There is no such blob.
+            SinkPermissionError: Asking is refused.
+            SinkUnavailableError: The store could not be reached.
+        """
+        return self._lock_of(check_key(key))
+
+    def retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        """
+        Lock a blob until a moment, or longer if it is locked longer already; return how it is locked now.
+
+        Args:
+            key: See `check_key`.
+            until: Aware; a store that counts seconds takes the next whole one. Nobody may be able to shorten it.
+
+        Raises:
+            BlobNotFoundError: There is no such blob.
+            ConfigurationError: The moment has no time zone.
+            SinkError: The sink has no locks, or the bucket none, kind ``no_object_lock``.
+            SinkPermissionError: Locking is refused.
+            SinkUnavailableError: The store could not be reached.
+        """
+        return self._retain_until(check_key(key), utc_of(until))
+
+    def _lock_of(self, key: str) -> BlobLock:  # noqa: ARG002 - for those that have locks
+        return BlobLock()
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        message = f"{self.location} has no locks: {key} cannot be kept until {iso_ms(until)}"
+        raise SinkError(message, kind="no_object_lock", hint="use a bucket with Object Lock", key=key)
 
     @abc.abstractmethod
     def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo: ...

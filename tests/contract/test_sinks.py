@@ -47,6 +47,12 @@ class TestMemorySink(SinkContract):
         return MemorySink()
 
 
+class TestLockingMemorySink(SinkContract):
+    @pytest.fixture
+    def sink(self) -> ArchiveSink:
+        return MemorySink(locks=True)
+
+
 class TestFaultlessFaultSink(SinkContract):
     @pytest.fixture
     def sink(self) -> ArchiveSink:

@@ -21,6 +21,7 @@ from knowtation_backup import (
     MirrorSink,
     ObservedSink,
     OperatorExporter,
+    Outcome,
     Pipeline,
     PreviousArchive,
     PrivateKey,
@@ -31,8 +32,9 @@ from knowtation_backup import (
     RepositoryPipeline,
     RetryingSink,
 )
-from knowtation_backup.errors import IntegrityError, SinkFullError, SinkPermissionError, SinkUnavailableError
+from knowtation_backup.errors import IntegrityError, SinkError, SinkFullError, SinkPermissionError, SinkUnavailableError
 from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
+from knowtation_backup.operations.repository.locking import LOCK_AHEAD, apply_extend_locks, plan_extend_locks
 from knowtation_backup.operations.repository.recipients import add_recipients
 from knowtation_backup.operations.trash import plan_empty_trash
 from knowtation_backup.sandbox import Answer, SandboxNetwork
@@ -81,6 +83,10 @@ def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
     sealed = Pipeline(
         source=FakeSource(), sink=mirror, codec=Ktb2Codec(seal_to=one.public_key), observer=told.append
     ).backup()
+    watched = ObservedSink(place, told.append)
+    assert not watched.lock_of(next(place.list()).key).versioned
+    with pytest.raises(SinkError):
+        watched.retain_until(next(place.list()).key, MOMENT)
     observed = Pipeline(sink=ObservedSink(place, told.append), observer=told.append)
     observed.rewrap(sealed.archive_id, open_with=one, seal_to=two.public_key)
     full = _NoRoomForManifests(place)
@@ -100,7 +106,7 @@ def _visit_stores(sink: MemorySink, told: list[Event]) -> None:
 def _visit_repositories(told: list[Event], directory: Path) -> None:
     """Do what concerns repositories: copy, damage, heal, restore, thin out, keys."""
     now = MOMENT
-    sink, owner = MemorySink(clock=lambda: now), PrivateKey.generate("x25519")
+    sink, owner = MemorySink(clock=lambda: now, locks=True), PrivateKey.generate("x25519")
     repository = Repository.create(sink, seal_to=owner.public_key, tenant_keys=True)
     add_recipients(repository, PrivateKey.generate("x25519").public_key, opens_with=owner, observer=told.append)
     records = {"notes": {(b"anna", b"note"): b"a note"}}
@@ -139,7 +145,15 @@ def _visit_repositories(told: list[Event], directory: Path) -> None:
     pipeline.apply_prune(pipeline.plan_prune())
     now += repository.config.grace
     assert keeping.apply_prune(keeping.plan_prune()).refused
+    sink.retain_until(pack, now + dt.timedelta(hours=1))
+    assert pipeline.apply_prune(pipeline.plan_prune()).locked
+    now += dt.timedelta(hours=1)
     assert pipeline.apply_prune(pipeline.plan_prune()).deleted_objects
+    plan = plan_extend_locks(repository, now=now)
+    assert apply_extend_locks(repository, plan, observer=told.append).outcome is Outcome.OK
+    reading = attrs.evolve(repository, sink=ReadOnlySink(sink))
+    assert apply_extend_locks(reading, plan, observer=told.append).outcome is Outcome.PARTIAL
+    now += LOCK_AHEAD
     assert apply_erase_tenant(repository, plan_erase_tenant(repository, "anna"), observer=told.append).removed
 
 

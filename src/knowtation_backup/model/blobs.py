@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import ConfigurationError
 
-__all__ = ["BlobInfo", "BlobRef", "SinkCapabilities", "check_key"]
+__all__ = ["BlobInfo", "BlobLock", "BlobRef", "SinkCapabilities", "check_key"]
 
 _KEY = re.compile(r"[A-Za-z0-9_.@=+,-]+(/[A-Za-z0-9_.@=+,-]+)*")
 
@@ -50,6 +50,29 @@ class BlobRef:
 
 
 @attrs.frozen(kw_only=True)
+class BlobLock:
+    """
+    What a store says of how long it keeps a blob, whatever anybody asks of it.
+
+    A sink with several targets has several answers: the first to end counts for what is relied on, the last for what is
+    to be deleted.
+    """
+
+    until: dt.datetime | None = None
+    """No copy can be removed before; `None` when one is not locked, or was at no time. May lie in the past."""
+    last_until: dt.datetime | None = attrs.field(default=attrs.Factory(lambda self: self.until, takes_self=True))
+    """Some copy cannot be removed before; the same unless there are several."""
+    legal_hold: bool = False
+    """Whether some copy cannot be removed until somebody lifts its hold."""
+    versioned: bool = False
+    """Whether deleting only hides some copy: an older version of it stays, and is paid for."""
+
+    def holds(self, now: dt.datetime) -> bool:
+        """Whether some copy cannot be removed at the moment *now*."""
+        return self.legal_hold or (self.last_until is not None and self.last_until > now)
+
+
+@attrs.frozen(kw_only=True)
 class SinkCapabilities:
     """
     What a sink guarantees, as data instead of exceptions.
@@ -57,8 +80,10 @@ class SinkCapabilities:
     ``create_only``: two writers of one key cannot both succeed, even from different hosts.
     ``durable``: a blob reported as written survives a power cut.
     ``deletable``: `delete` works at all.
+    ``locks``: `lock_of` asks the store, and `retain_until` works where the store allows it.
     """
 
     create_only: bool
     durable: bool
     deletable: bool = True
+    locks: bool = False

@@ -117,6 +117,8 @@ class ForgetDecision:
     """Every rule that keeps it, or why none does, for people."""
     rules: tuple[str, ...] = ()
     """Names of the rules that decided, for programs, such as ``daily``, ``pin`` or ``older_than``."""
+    assured_until: dt.datetime | None = None
+    """Until when rules that name a length of time keep it; `None` when none of those does. Pins aside."""
 
 
 class ForgetAction(enum.Enum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -72,6 +72,22 @@ def policy_plan(
     decisions += [decision for info in resting if (decision := untouchable(info))]
     decisions.sort(key=lambda decision: decision.archive.age_key, reverse=True)
     return attrs.evolve(plan, made_at=now, decisions=tuple(decisions), action=action, last_too=False)
+
+
+def hold_suspicious_series(plan: ForgetPlan) -> ForgetPlan:
+    """Return *plan* without forgetting anything of series whose newest archive, trash aside, is in quarantine."""
+    by_age = sorted((*plan.kept, *plan.forgotten), key=lambda info: info.age_key)
+    newest = {info.series: info for info in by_age}
+    return attrs.evolve(plan, decisions=tuple(_unless_suspicious(decision, newest) for decision in plan.decisions))
+
+
+def _unless_suspicious(decision: ForgetDecision, newest: Mapping[str, ArchiveInfo]) -> ForgetDecision:
+    info = decision.archive
+    if decision.keep or not newest[info.series].standing.quarantined:
+        return decision
+    suspicious = newest[info.series].archive_id
+    reason = f"{info.state.value}: nothing of its series goes while {suspicious}, its newest, is in quarantine"
+    return ForgetDecision(archive=info, keep=True, reason=reason, rules=("suspicious",))
 
 
 def plan_delete(  # noqa: PLR0913 - the last three have defaults

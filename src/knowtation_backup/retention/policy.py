@@ -198,13 +198,27 @@ class _Series:
         if holding:
             reason = "; ".join(text for _, text in holding)
             rules = tuple(dict.fromkeys(name for name, _ in holding))
-            return ForgetDecision(archive=info, keep=True, reason=f"{condition(info)}: {reason}", rules=rules)
+            return ForgetDecision(
+                archive=info,
+                keep=True,
+                reason=f"{condition(info)}: {reason}",
+                rules=rules,
+                assured_until=self._assured(info, rules),
+            )
         if self._too_old(info):
             rule, reason = "older_than", f"older than {show_duration(self.policy.older_than or dt.timedelta(0))}"
         else:
             rules_text = ", ".join(map(str, self.tallies)) or "its tags"
             rule, reason = "superseded", f"kept by none of {rules_text}"
         return ForgetDecision(archive=info, keep=False, reason=f"{condition(info)}: {reason}", rules=(rule,))
+
+    def _assured(self, info: ArchiveInfo, rules: Sequence[str]) -> dt.datetime | None:
+        """Return until when rules that name a length of time keep an archive, `None` when none of these is such."""
+        lengths = [tally.within for tally in self.tallies if tally.within and tally.name in rules]
+        longest = self.policy.older_than
+        if longest is not None:
+            lengths = [min(length, longest) for length in lengths] or [longest] * ("older_than" in rules)
+        return info.taken_at + max(lengths) if lengths else None
 
     def _too_old(self, info: ArchiveInfo) -> bool:
         return self.policy.older_than is not None and self.now - info.taken_at > self.policy.older_than

@@ -28,8 +28,9 @@ from ..errors import (
     SinkUnavailableError,
     TruncatedError,
 )
-from ..model.blobs import BlobInfo, SinkCapabilities, check_key
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities, check_key
 from ._s3_client import S3Client
+from ._s3_locks import S3Locks
 from ._s3_upload import Upload
 from ._store import Leftover
 from .s3_options import S3Options
@@ -73,6 +74,7 @@ class S3Store:
         self._options = options
         self._clock = clock
         self._client = S3Client(filesystem, bucket, options, owned=owned, sleep=sleep)
+        self._locks = S3Locks(self._client, self._prefix, self.location, options, self._head)
         self._proved: bool | None = None
         self._bucket_seen = False
 
@@ -81,7 +83,7 @@ class S3Store:
         """Create-only where it is known: on AWS, where `probe` proved it, or where the options vouch for it."""
         asked = self._options.conditional
         known = self._proved if self._proved is not None else (asked or (asked is None and self._is_aws()))
-        return SinkCapabilities(create_only=known and asked is not False, durable=True)
+        return SinkCapabilities(create_only=known and asked is not False, durable=True, locks=True)
 
     @property
     def location(self) -> str:
@@ -165,9 +167,12 @@ class S3Store:
 
     def stat(self, key: str) -> BlobInfo:
         """Ask for size and time."""
+        return _info(key, self._head(key))
+
+    def _head(self, key: str) -> Mapping[str, Any]:
         doing = f"looking at {key} in {self.location}"
         try:
-            facts = self._client.call("head_object", doing, Key=self._prefix + key, **self._options.customer_key)
+            return self._client.call("head_object", doing, Key=self._prefix + key, **self._options.customer_key)
         except BlobNotFoundError as error:
             self._check_bucket(doing)
             raise BlobNotFoundError(f"there is no blob {key} in {self.location}", key=key) from error
@@ -175,7 +180,6 @@ class S3Store:
             # An answer to HEAD has no body to say why; one to GET has.
             self._get(key, doing, 0, 1)
             raise
-        return _info(key, facts)
 
     def _check_bucket(self, doing: str) -> None:
         """Tell a missing bucket from a missing object: their answers to HEAD are the same."""
@@ -223,6 +227,14 @@ class S3Store:
         """Remove a blob that is there."""
         self.stat(key)
         self._client.call("delete_object", f"deleting {key} in {self.location}", Key=self._prefix + key)
+
+    def lock_of(self, key: str) -> BlobLock:
+        """Ask how long Object Lock keeps a blob."""
+        return self._locks.lock_of(key)
+
+    def retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        """Have Object Lock keep a blob until a moment."""
+        return self._locks.retain_until(key, until)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Yield uploads in parts that were neither completed nor aborted."""

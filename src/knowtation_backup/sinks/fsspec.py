@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..contracts import ArchiveSink, Clock, utc_now
 from ..errors import ConfigurationError
-from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities
 from ._filesystem import FilesystemStore, Publish
 from ._local import LocalStore
 from ._sftp import SFTP_URLS, SftpStore, sftp_connecting, sftp_settings
@@ -177,6 +177,12 @@ class FsspecSink(ArchiveSink):
 
     def _delete(self, key: str) -> None:
         self._store.delete(key)
+
+    def _lock_of(self, key: str) -> BlobLock:
+        return super()._lock_of(key) if self._s3 is None else self._s3.lock_of(key)
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        return super()._retain_until(key, until) if self._s3 is None else self._s3.retain_until(key, until)
 
 
 _S3_URLS = ("s3://", "s3a://")

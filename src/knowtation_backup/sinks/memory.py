@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Iterable, Iterator
 
 from ..contracts import ArchiveSink, Clock, utc_now
 from ..errors import BlobExistsError, BlobNotFoundError, ConfigurationError, SinkPermissionError
-from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities
+from ..model.moments import iso_ms
 
 __all__ = ["MemorySink"]
 
@@ -23,15 +25,18 @@ class MemorySink(ArchiveSink):
         permissions: Any of ``l`` (list, and look at one blob), ``r`` (read), ``w`` (create new blobs), ``d`` (delete).
             Nothing ever overwrites. ``lrw`` is all a backup may need.
         clock: Dates new blobs.
+        locks: Whether blobs can be locked: what is locked is not deleted before its time.
     """
 
-    def __init__(self, *, permissions: str = _PERMISSIONS, clock: Clock = utc_now) -> None:
+    def __init__(self, *, permissions: str = _PERMISSIONS, clock: Clock = utc_now, locks: bool = False) -> None:
         if not set(permissions) <= set(_PERMISSIONS):
             raise ConfigurationError(f"permissions are letters of {_PERMISSIONS!r}, not {permissions!r}")
         self._permissions = permissions
         self._clock = clock
+        self._locks = locks
         self._lock = threading.Lock()
         self._blobs: dict[str, tuple[bytes, BlobInfo]] = {}
+        self._retained: dict[str, dt.datetime] = {}
 
     def __repr__(self) -> str:
         """Return class, number of blobs and permissions."""
@@ -40,7 +45,7 @@ class MemorySink(ArchiveSink):
     @property
     def capabilities(self) -> SinkCapabilities:
         """Create-only, not durable."""
-        return SinkCapabilities(create_only=True, durable=False, deletable="d" in self._permissions)
+        return SinkCapabilities(create_only=True, durable=False, deletable="d" in self._permissions, locks=self._locks)
 
     @property
     def location(self) -> str:
@@ -96,5 +101,22 @@ class MemorySink(ArchiveSink):
     def _delete(self, key: str) -> None:
         self._require("d", f"deleting {key}")
         with self._lock:
+            until = self._retained.get(key)
+            if until is not None and until > self._clock():
+                raise SinkPermissionError(f"{key} is locked until {iso_ms(until)}", key=key)
             if self._blobs.pop(key, None) is None:
                 raise BlobNotFoundError(f"there is no blob {key} in memory", key=key)
+
+    def _lock_of(self, key: str) -> BlobLock:
+        self._require("l", f"looking at {key}")
+        self._get(key)
+        return BlobLock(until=self._retained.get(key))
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        if not self._locks:
+            return super()._retain_until(key, until)
+        self._require("w", f"locking {key}")
+        self._get(key)
+        with self._lock:
+            self._retained[key] = max(until, self._retained.get(key, until))
+            return BlobLock(until=self._retained[key])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import datetime as dt
 import functools
 import heapq
 import threading
@@ -19,7 +21,7 @@ from ..errors import (
     SinkUnavailableError,
     TruncatedError,
 )
-from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities
 from ..model.events import Event
 from ..model.manifest import archive_of
 from ..model.reports import TargetResult
@@ -46,6 +48,7 @@ class MirrorSink(ArchiveSink):
     no such blob. **Listing** is the union: a blob that only some targets have is listed. Where targets cannot be
     reached, nothing is said to be absent, and nothing is listed, unless *tolerate_unreachable* allows it: the missing
     target may be the only one that has an archive. **Deleting** tries all targets, and fails if one could not be asked.
+    **Locks** are those of the targets that have some: all of them that have the blob are locked, and none may fail.
 
     Memory: 16 MiB per target beside what each needs itself. Every `put` runs one thread per target.
 
@@ -94,13 +97,14 @@ class MirrorSink(ArchiveSink):
         What the targets guarantee together.
 
         Create-only when all are, and a quorum is more than half: then two writers cannot both reach it. Durable when
-        any quorum includes a durable target. Deletable when all are.
+        any quorum includes a durable target. Deletable when all are. Locks when any has some.
         """
         each = [sink.capabilities for sink in self._targets.values()]
         return SinkCapabilities(
             create_only=all(one.create_only for one in each) and 2 * self._quorum > len(each),
             durable=sum(not one.durable for one in each) < self._quorum,
             deletable=all(one.deletable for one in each),
+            locks=any(one.locks for one in each),
         )
 
     @property
@@ -297,6 +301,34 @@ class MirrorSink(ArchiveSink):
             raise first
         if len(absent) == len(self._targets):
             raise absent[0]
+
+    # -- locks --------------------------------------------------------------------------------------------------------
+
+    def _lock_of(self, key: str) -> BlobLock:
+        return self._locked(key, lambda sink: sink.lock_of(key))
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        if not self.capabilities.locks:
+            return super()._retain_until(key, until)
+        return self._locked(key, lambda sink: sink.retain_until(key, until))
+
+    def _locked(self, key: str, act: Callable[[ArchiveSink], BlobLock]) -> BlobLock:
+        """Ask every target that has locks, and return what holds of all the copies there."""
+        found: list[BlobLock] = []
+        for sink in self._targets.values():
+            if sink.capabilities.locks:
+                with contextlib.suppress(BlobNotFoundError):
+                    found.append(act(sink))
+        if not found:
+            self.stat(key)  # a blob that no target with locks has
+            return BlobLock()
+        first = [lock.until for lock in found]
+        return BlobLock(
+            until=None if None in first else min(moment for moment in first if moment is not None),
+            last_until=max((lock.last_until for lock in found if lock.last_until is not None), default=None),
+            legal_hold=any(lock.legal_hold for lock in found),
+            versioned=any(lock.versioned for lock in found),
+        )
 
 
 def _backup_errors(fan: FanOut[BlobInfo]) -> dict[str, BackupError]:

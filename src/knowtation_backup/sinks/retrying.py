@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
 import os
@@ -16,7 +17,7 @@ from .._checks import at_least
 from .._engine.retrying import Retrier, RetryBudget, RetryPolicy
 from ..contracts import ArchiveSink, Observer, ignore_events
 from ..errors import BackupError, BlobExistsError, BlobNotFoundError
-from ..model.blobs import BlobInfo
+from ..model.blobs import BlobInfo, BlobLock
 from ..model.events import Event
 from ._tape import Tape
 from .wrappers import SinkWrapper
@@ -96,6 +97,12 @@ class RetryingSink(SinkWrapper):
 
     def _stat(self, key: str) -> BlobInfo:
         return self._call(lambda _number: self._inner.stat(key), "stat", key)
+
+    def _lock_of(self, key: str) -> BlobLock:
+        return self._call(lambda _number: self._inner.lock_of(key), "lock_of", key)
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        return self._call(lambda _number: self._inner.retain_until(key, until), "retain", key)
 
     def _delete(self, key: str) -> None:
         def attempt(number: int) -> None:

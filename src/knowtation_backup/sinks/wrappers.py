@@ -6,6 +6,7 @@ Each passes on what it does not change, and says in `capabilities` what the pair
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,9 @@ import attrs
 from .._checks import above, at_least, optional
 from ..contracts import ArchiveSink, Observer
 from ..errors import BackupError, SinkPermissionError
-from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities
 from ..model.events import Event
+from ..model.moments import iso_ms
 from ..model.reports import TargetResult
 
 __all__ = ["AppendOnlySink", "ObservedSink", "ReadOnlySink", "SinkWrapper", "ThrottledSink"]
@@ -78,10 +80,16 @@ class SinkWrapper(ArchiveSink):
     def _delete(self, key: str) -> None:
         self._inner.delete(key)
 
+    def _lock_of(self, key: str) -> BlobLock:
+        return self._inner.lock_of(key)
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        return self._inner.retain_until(key, until)
+
 
 class AppendOnlySink(SinkWrapper):
     """
-    Refuses to delete; writing new blobs works.
+    Refuses to delete; writing new blobs works, and so does locking what is there for longer.
 
     A seat belt for the process that uses it. Against somebody who took the host over only credentials that the store
     itself refuses to delete with help.
@@ -105,7 +113,7 @@ class AppendOnlySink(SinkWrapper):
 
 class ReadOnlySink(AppendOnlySink):
     """
-    Refuses to write and to delete: for restoring and verifying without any chance of changing something.
+    Refuses to write, to lock and to delete: for restoring and verifying without any chance of changing something.
 
     Args:
         inner: The sink inside.
@@ -113,6 +121,9 @@ class ReadOnlySink(AppendOnlySink):
 
     def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:  # noqa: ARG002 - the stream is not touched
         self._refuse("writing", key)
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:  # noqa: ARG002 - whatever the moment
+        self._refuse("locking", key)
 
 
 @attrs.frozen(kw_only=True)
@@ -218,7 +229,8 @@ class ObservedSink(SinkWrapper):
 
     Args:
         inner: The sink inside.
-        observer: Told ``sink.put``, ``sink.read``, ``sink.stat``, ``sink.list`` and ``sink.delete``.
+        observer: Told ``sink.put``, ``sink.read``, ``sink.stat``, ``sink.list``, ``sink.delete``, ``sink.lock_of`` and
+            ``sink.retain``.
         clock: Seconds that never go back.
     """
 
@@ -290,30 +302,41 @@ class ObservedSink(SinkWrapper):
             self._tell("sink.list", prefix=prefix, blobs=blobs, seconds=watch.seconds, error=error)
 
     def _stat(self, key: str) -> BlobInfo:
-        watch = _Stopwatch(self._clock)
-        error: str | None = None
-        watch.start()
-        try:
-            return self._inner.stat(key)
-        except BaseException as failure:
-            error = _kind(failure)
-            raise
-        finally:
-            watch.stop()
-            self._tell("sink.stat", key=key, seconds=watch.seconds, error=error)
+        def tell(seconds: float, error: str | None) -> None:
+            self._tell("sink.stat", key=key, seconds=seconds, error=error)
+
+        return self._timed(lambda: self._inner.stat(key), tell)
 
     def _delete(self, key: str) -> None:
+        def tell(seconds: float, error: str | None) -> None:
+            self._tell("sink.delete", key=key, seconds=seconds, error=error)
+
+        self._timed(lambda: self._inner.delete(key), tell)
+
+    def _lock_of(self, key: str) -> BlobLock:
+        def tell(seconds: float, error: str | None) -> None:
+            self._tell("sink.lock_of", key=key, seconds=seconds, error=error)
+
+        return self._timed(lambda: self._inner.lock_of(key), tell)
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        def tell(seconds: float, error: str | None) -> None:
+            self._tell("sink.retain", key=key, until=iso_ms(until), seconds=seconds, error=error)
+
+        return self._timed(lambda: self._inner.retain_until(key, until), tell)
+
+    def _timed(self, act: Callable[[], _T], tell: Callable[[float, str | None], None]) -> _T:
         watch = _Stopwatch(self._clock)
         error: str | None = None
         watch.start()
         try:
-            self._inner.delete(key)
+            return act()
         except BaseException as failure:
             error = _kind(failure)
             raise
         finally:
             watch.stop()
-            self._tell("sink.delete", key=key, seconds=watch.seconds, error=error)
+            tell(watch.seconds, error)
 
 
 class _Stopwatch:

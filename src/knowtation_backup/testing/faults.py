@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import enum
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from ..contracts import ArchiveSink
 from ..errors import BackupError, SinkUnavailableError
-from ..model.blobs import BlobInfo, SinkCapabilities
+from ..model.blobs import BlobInfo, BlobLock, SinkCapabilities
 from ..model.reports import TargetResult
 
 __all__ = ["FaultMoment", "FaultSink"]
@@ -109,6 +110,12 @@ class FaultSink(ArchiveSink):
 
     def _delete(self, key: str) -> None:
         self._single(f"delete {key}", lambda: self._inner.delete(key))
+
+    def _lock_of(self, key: str) -> BlobLock:
+        return self._single(f"lock_of {key}", lambda: self._inner.lock_of(key))
+
+    def _retain_until(self, key: str, until: dt.datetime) -> BlobLock:
+        return self._single(f"retain {key}", lambda: self._inner.retain_until(key, until))
 
     def _single(self, operation: str, act: Callable[[], _T]) -> _T:
         planned = self._count(operation)

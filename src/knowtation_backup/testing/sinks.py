@@ -16,6 +16,7 @@ racing writers both succeed, and one that is not ``deletable`` must refuse to de
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from typing import ClassVar
 import pytest
 
 from ..contracts import ArchiveSink
-from ..errors import BackupError, BlobExistsError, BlobNotFoundError, ConfigurationError, SinkPermissionError
+from ..errors import BackupError, BlobExistsError, BlobNotFoundError, ConfigurationError, SinkError, SinkPermissionError
 
 __all__ = ["SinkContract"]
 
@@ -297,6 +298,24 @@ class SinkContract:
         sink.put("a", [b"12345"])
         with pytest.raises(ConfigurationError):
             sink.read_all("a", limit_bytes=4)
+
+    def test_locks_are_kept_or_refused(self, sink: ArchiveSink) -> None:
+        until = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(days=1)
+        sink.put("a", [b"x"])
+        assert sink.lock_of("a").until is None
+        refusal = ""
+        try:
+            sink.retain_until("a", until)
+        except SinkError as error:
+            refusal = error.kind
+        if refusal:
+            assert refusal == "no_object_lock"
+            assert sink.lock_of("a").until is None
+            return
+        assert sink.capabilities.locks
+        assert sink.lock_of("a").until == until
+        assert sink.retain_until("a", until - dt.timedelta(hours=1)).until == until
+        assert sink.lock_of("a").until == until
 
     def test_a_read_may_be_given_up(self, sink: ArchiveSink) -> None:
         sink.put("a", [b"x" * 3_000_000])

@@ -17,9 +17,10 @@ from knowtation_backup.errors import (
     SinkError,
     SinkPermissionError,
 )
-from knowtation_backup.model.blobs import BlobInfo
+from knowtation_backup.model.blobs import BlobInfo, BlobLock
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.marks import MarkVerb
+from knowtation_backup.model.moments import iso_ms
 from knowtation_backup.model.plans import ForgetAction
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.operations.marks import put_mark
@@ -27,7 +28,7 @@ from knowtation_backup.operations.repository import marks
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
 from knowtation_backup.operations.repository.catalog import list_archives
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
-from knowtation_backup.operations.repository.prune_reports import PruneReport
+from knowtation_backup.operations.repository.prune_reports import LockedObject, PruneReport
 from knowtation_backup.operations.repository.pruning import apply_prune, plan_prune
 from knowtation_backup.operations.repository.waste import measure_waste
 from knowtation_backup.repository.frames import FileKind, seal_small
@@ -37,7 +38,7 @@ from knowtation_backup.repository.repository import Repository
 from knowtation_backup.retention.keep import KeepLast
 from knowtation_backup.retention.policy import KeepPolicy
 from knowtation_backup.sinks.memory import MemorySink
-from knowtation_backup.sinks.wrappers import ReadOnlySink
+from knowtation_backup.sinks.wrappers import ReadOnlySink, SinkWrapper
 from knowtation_backup.testing.faults import FaultSink
 
 HOUR = dt.timedelta(hours=1)
@@ -50,12 +51,13 @@ class World:
     """A store with a clock of its own, a repository in it, and what was backed up."""
 
     now: dt.datetime = MOMENT
+    locks: bool = False
     sink: MemorySink = attrs.field(init=False)
     repository: Repository = attrs.field(init=False)
     kept: dict[str, bytes] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.sink = MemorySink(clock=self.clock)
+        self.sink = MemorySink(clock=self.clock, locks=self.locks)
         self.repository = new_repository(self.sink)
 
     def clock(self) -> dt.datetime:
@@ -151,6 +153,33 @@ def test_the_floor_counts_verified_archives() -> None:
     reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
     assert reasons[ids[0]] == "complete: pinned"
     assert "floor: 2 newer archives must be verified, 1 are" in reasons[ids[2]]
+
+
+def test_nothing_of_a_series_is_forgotten_while_its_newest_archive_is_in_quarantine() -> None:
+    world = World()
+    first = world.store(b"one")
+    second = world.store(b"two")
+    third = world.store(b"encrypted by somebody")
+    others = [world.store(b"other %d" % number, source_id="bbbbb-bb") for number in range(2)]
+    world.forget(world.store(b"in the trash, and newer"))
+    policy = KeepLast(limit=1)
+    marks.quarantine(world.repository, third, clock=world.clock)
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0]]
+    held = {decision.archive.archive_id: decision for decision in plan.decisions}[first]
+    assert held.keep
+    assert held.rules == ("suspicious",)
+    assert third in held.reason
+    plan = plan_forget(world.repository, policy, now=world.now, hold_suspicious=False)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], first]
+    # Somebody looked: it is released, or a newer one is good.
+    marks.release(world.repository, third, clock=world.clock)
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], second, first]
+    marks.quarantine(world.repository, third, clock=world.clock)
+    world.store(b"three")
+    plan = plan_forget(world.repository, policy, now=world.now)
+    assert [info.archive_id for info in plan.forgotten] == [others[0], second, first]
 
 
 def test_a_stale_plan_does_nothing() -> None:
@@ -403,6 +432,91 @@ def test_what_the_store_keeps_stays_noted() -> None:
     assert len(list_notes(world.sink)) == 1
     assert world.prune().deleted_objects == 1  # the lock has ended
     world.require_clean()
+
+
+class _Versions(SinkWrapper):
+    """A bucket that keeps versions: deleting hides, whatever is locked; and perhaps it does not say what is."""
+
+    silent = False
+
+    def _delete(self, key: str) -> None:
+        assert isinstance(self._inner, MemorySink)
+        self._inner._retained.pop(key, None)
+        super()._delete(key)
+
+    def _lock_of(self, key: str) -> BlobLock:
+        if self.silent:
+            raise SinkPermissionError("asking is refused")
+        return attrs.evolve(super()._lock_of(key), versioned=True)
+
+
+def _due(world: World) -> tuple[str, str]:
+    """Make a pack and an index that a prune may delete; return their keys."""
+    first = world.store(block(1))
+    world.store(block(2), full=True)
+    world.remove(first)
+    (note,) = world.prune().waiting
+    world.now += GRACE
+    index, pack = sorted(noted.key for noted in note.objects)
+    return pack, index
+
+
+@pytest.mark.parametrize("versions", [False, True])
+def test_what_is_locked_waits_until_its_lock_ends_and_is_not_counted(versions: bool) -> None:  # noqa: FBT001
+    world = World(locks=True)
+    pack, index = _due(world)
+    world.sink.retain_until(pack, world.now + DAY)
+    sizes = {key: world.sink.stat(key).size_bytes for key in (pack, index)}
+    repository = attrs.evolve(world.repository, sink=_Versions(world.sink)) if versions else world.repository
+    plan = plan_prune(repository)
+    assert plan.locked == (LockedObject(pack, sizes[pack], world.now + DAY),)
+    assert (plan.freed_bytes, plan.hidden_bytes) == ((0, sizes[index]) if versions else (sizes[index], 0))
+    assert f"are locked, until {iso_ms(world.now + DAY)} at the latest" in str(plan)
+    told: list[Event] = []
+    report = apply_prune(repository, plan, observer=told.append)
+    assert (report.outcome, report.deleted_objects, report.locked) == (Outcome.OK, 1, plan.locked)
+    assert (report.freed_bytes, report.hidden_bytes) == (plan.freed_bytes, plan.hidden_bytes)
+    assert (report.locked_bytes, report.locked_until) == (sizes[pack], world.now + DAY)
+    assert ("only hidden" in str(report)) == versions
+    assert [(event.name, event.fields["key"]) for event in told] == [("prune.deleted", index), ("prune.locked", pack)]
+    assert pack in world.sink.contents()
+    assert len(list_notes(world.sink)) == 1
+    world.now += DAY - HOUR
+    report = apply_prune(repository, plan_prune(repository))
+    assert (report.deleted_objects, report.marked_objects, len(report.locked)) == (0, 0, 1)
+    plan = plan_prune(repository)
+    world.now += HOUR
+    assert apply_prune(repository, plan).deleted_objects == 0, "only what the plan said is deleted"
+    assert len(list_notes(world.sink)) == 1
+    assert apply_prune(repository, plan_prune(repository)).deleted_objects == 1
+    world.require_clean()
+
+
+def test_where_the_store_does_not_say_what_is_locked_that_is_said() -> None:
+    world = World(locks=True)
+    pack, _ = _due(world)
+    sink = _Versions(world.sink)
+    sink.silent = True
+    repository = attrs.evolve(world.repository, sink=sink)
+    world.sink.retain_until(pack, world.now + DAY)
+    report = apply_prune(repository, plan_prune(repository))
+    assert (report.outcome, report.deleted_objects) == (Outcome.OK, 2)
+    assert [finding.code for finding in report.findings] == ["locks_unknown"]
+    assert "may only be hidden: asking is refused" in str(report)
+
+
+def test_a_legal_hold_has_no_end() -> None:
+    world = World(locks=True)
+    pack, index = _due(world)
+
+    class Held(SinkWrapper):
+        def _lock_of(self, key: str) -> BlobLock:
+            return BlobLock(until=world.now + DAY, legal_hold=True) if key == index else BlobLock()
+
+    plan = plan_prune(attrs.evolve(world.repository, sink=Held(world.sink)))
+    assert [(locked.key, locked.until) for locked in plan.locked] == [(index, None)]
+    assert [noted.key for note in plan.due for noted in note.objects] == [pack]
+    assert "locked, until a legal hold is lifted" in str(plan)
 
 
 def test_a_store_without_times_is_refused() -> None:

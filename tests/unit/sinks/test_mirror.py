@@ -400,6 +400,49 @@ class TestWhatItSays:
         assert mirror.target_results("archive-1000") != ()
 
 
+class TestLocks:
+    UNTIL = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+    EARLIER = UNTIL - dt.timedelta(days=1)
+
+    def test_all_targets_with_locks_are_locked_and_the_others_left_alone(self) -> None:
+        one, two, plain = MemorySink(locks=True), MemorySink(locks=True), MemorySink()
+        mirror = MirrorSink({"plain": plain, "one": one, "two": two})
+        assert mirror.capabilities.locks
+        mirror.put("a", [b"x"])
+        two.retain_until("a", self.EARLIER)
+        found = mirror.lock_of("a")
+        assert (found.until, found.last_until) == (None, self.EARLIER), "one copy can be deleted, and one cannot"
+        assert mirror.retain_until("a", self.EARLIER - dt.timedelta(days=1)).last_until == self.EARLIER
+        assert mirror.retain_until("a", self.UNTIL) == one.lock_of("a") == two.lock_of("a")
+        assert plain.contents() == one.contents()
+
+    def test_targets_that_lack_the_blob_do_not_count(self) -> None:
+        one, two, plain = MemorySink(locks=True), MemorySink(locks=True), MemorySink()
+        mirror = MirrorSink({"plain": plain, "one": one, "two": two})
+        one.put("a", [b"x"])
+        assert mirror.retain_until("a", self.UNTIL).until == self.UNTIL
+        plain.put("b", [b"x"])
+        assert mirror.retain_until("b", self.UNTIL).until is None
+        with pytest.raises(BlobNotFoundError):
+            mirror.lock_of("c")
+
+    def test_a_target_that_cannot_be_asked_is_not_passed_over(self) -> None:
+        one, two = MemorySink(locks=True), MemorySink(locks=True)
+        mirror = MirrorSink({"one": one, "two": FaultSink(two, fail_from=0)}, quorum=1, tolerate_unreachable=1)
+        one.put("a", [b"x"])
+        with pytest.raises(SinkUnavailableError):
+            mirror.retain_until("a", self.UNTIL)
+        with pytest.raises(SinkUnavailableError):
+            mirror.lock_of("a")
+
+    def test_without_locks_anywhere_nothing_can_be_locked(self) -> None:
+        mirror = MirrorSink({"one": MemorySink()})
+        mirror.put("a", [b"x"])
+        assert not mirror.capabilities.locks
+        with pytest.raises(SinkError, match="no locks"):
+            mirror.retain_until("a", self.UNTIL)
+
+
 def test_a_backup_to_a_mirror_reports_each_target_and_is_partial_when_one_failed() -> None:
     local, s3 = MemorySink(permissions="lrw"), MemorySink(permissions="lrw")
     mirror = MirrorSink({"local": local, "s3": FaultSink(s3, fail_from=2)}, quorum=1)

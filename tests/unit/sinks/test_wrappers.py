@@ -1,5 +1,6 @@
 """Sinks around sinks: what they refuse, repeat, slow down and tell."""
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from knowtation_backup.errors import (
     BlobExistsError,
     BlobNotFoundError,
     ConfigurationError,
+    SinkError,
     SinkFullError,
     SinkPermissionError,
     SinkUnavailableError,
     SourceUnavailableError,
 )
-from knowtation_backup.model.blobs import BlobInfo
+from knowtation_backup.model.blobs import BlobInfo, BlobLock
 from knowtation_backup.model.events import Event
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.sinks.mirror import MirrorSink
@@ -59,6 +61,84 @@ class TestRefusing:
         assert inner.contents() == {"a": WHOLE}
         assert not sink.capabilities.deletable
         assert sink.capabilities.create_only
+
+
+UNTIL = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("wrap", [SinkWrapper, AppendOnlySink, RetryingSink, ThrottledSink, FaultSink])
+def test_locks_are_passed_through(wrap: Callable[[ArchiveSink], ArchiveSink]) -> None:
+    inner = MemorySink(locks=True)
+    inner.put("a", CHUNKS)
+    sink = wrap(inner)
+    assert sink.capabilities.locks
+    assert sink.lock_of("a") == BlobLock()
+    assert sink.retain_until("a", UNTIL.astimezone(dt.timezone(dt.timedelta(hours=1)))) == BlobLock(until=UNTIL)
+    assert sink.lock_of("a") == inner.lock_of("a") == BlobLock(until=UNTIL)
+    assert sink.retain_until("a", UNTIL - dt.timedelta(days=1)).until == UNTIL, "a lock never gets shorter"
+    with pytest.raises(SinkPermissionError):
+        inner.delete("a")
+    for act in (sink.lock_of, lambda key: sink.retain_until(key, UNTIL)):
+        with pytest.raises(BlobNotFoundError):
+            act("b")
+
+
+def test_read_only_looks_at_locks_and_sets_none() -> None:
+    inner = MemorySink(locks=True)
+    inner.put("a", CHUNKS)
+    inner.retain_until("a", UNTIL)
+    sink = ReadOnlySink(inner)
+    assert sink.lock_of("a").until == UNTIL
+    with pytest.raises(SinkPermissionError, match="ReadOnlySink"):
+        sink.retain_until("a", UNTIL + dt.timedelta(days=1))
+    assert inner.lock_of("a").until == UNTIL
+
+
+def test_locks_are_asked_and_set_again_after_a_lost_answer() -> None:
+    inner = MemorySink(locks=True)
+    inner.put("a", CHUNKS)
+    faulty = FaultSink(inner, fail_at=0, moment=FaultMoment.AFTER)
+    assert RetryingSink(faulty, sleep=lambda _: None).retain_until("a", UNTIL) == BlobLock(until=UNTIL)
+    assert faulty.operations == ["retain a"] * 2
+    faulty = FaultSink(inner, fail_at=0)
+    assert RetryingSink(faulty, sleep=lambda _: None).lock_of("a") == BlobLock(until=UNTIL)
+    assert faulty.operations == ["lock_of a"] * 2
+
+
+def test_observed_locks_are_told() -> None:
+    inner, told = MemorySink(locks=True), list[Event]()
+    inner.put("a", CHUNKS)
+    sink = ObservedSink(inner, told.append, clock=lambda: 0.0)
+    sink.retain_until("a", UNTIL)
+    sink.lock_of("a")
+    with pytest.raises(BlobNotFoundError):
+        sink.lock_of("b")
+    retained = {"key": "a", "until": "2100-01-01T00:00:00.000Z", "seconds": 0.0, "error": None}
+    assert told == [
+        Event(name="sink.retain", fields=retained),
+        Event(name="sink.lock_of", fields={"key": "a", "seconds": 0.0, "error": None}),
+        Event(name="sink.lock_of", fields={"key": "b", "seconds": 0.0, "error": "blob_not_found"}),
+    ]
+
+
+def test_a_sink_without_locks_says_so() -> None:
+    sink = MemorySink()
+    sink.put("a", CHUNKS)
+    assert not sink.capabilities.locks
+    assert sink.lock_of("a") == BlobLock()
+    with pytest.raises(SinkError) as caught:
+        sink.retain_until("a", UNTIL)
+    assert caught.value.kind == "no_object_lock"
+    with pytest.raises(ConfigurationError):
+        sink.retain_until("a", UNTIL.replace(tzinfo=None))
+
+
+def test_a_lock_holds_until_its_end_and_a_hold_for_ever() -> None:
+    assert not BlobLock().holds(UNTIL)
+    assert BlobLock(until=UNTIL).holds(UNTIL - dt.timedelta(seconds=1))
+    assert not BlobLock(until=UNTIL).holds(UNTIL)
+    assert BlobLock(last_until=UNTIL).holds(UNTIL - dt.timedelta(seconds=1))
+    assert BlobLock(legal_hold=True).holds(UNTIL)
 
 
 @pytest.mark.parametrize(

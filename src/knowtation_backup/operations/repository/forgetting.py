@@ -21,7 +21,16 @@ from ...model.reports import ForgetReport
 from ...repository.layout import SIDE_PREFIX
 from ...repository.repository import Repository
 from ...retention.durations import show_duration
-from ..forget import TRASH_GRACE, check_fresh, check_safe, check_unmarked, move_to_trash, named_plan, policy_plan
+from ..forget import (
+    TRASH_GRACE,
+    check_fresh,
+    check_safe,
+    check_unmarked,
+    hold_suspicious_series,
+    move_to_trash,
+    named_plan,
+    policy_plan,
+)
 from ..marks import mark_names
 from ..trash import emptying_plan
 from .catalog import list_archives
@@ -30,7 +39,9 @@ from .store_clock import stored_at, time_of_store
 __all__ = ["apply_forget", "plan_delete", "plan_empty_trash", "plan_forget"]
 
 
-def plan_forget(repository: Repository, policy: RetentionPolicy, *, now: dt.datetime) -> ForgetPlan:
+def plan_forget(
+    repository: Repository, policy: RetentionPolicy, *, now: dt.datetime, hold_suspicious: bool = True
+) -> ForgetPlan:
     """
     Return what *policy* would keep and put into the trash; nothing happens.
 
@@ -40,12 +51,15 @@ def plan_forget(repository: Repository, policy: RetentionPolicy, *, now: dt.date
         repository: A writer key is enough.
         policy: Decides; pure.
         now: The present moment.
+        hold_suspicious: Whether nothing of a series is forgotten while its newest archive is in quarantine, so that the
+            last good one cannot age out before somebody has looked.
 
     Raises:
         ConfigurationError: The policy refuses, for example because archives are dated in the future.
         SinkUnavailableError: The store could not be reached.
     """
-    return policy_plan(list_archives(repository), policy, now=utc_of(now), action=ForgetAction.TRASH)
+    plan = policy_plan(list_archives(repository), policy, now=utc_of(now), action=ForgetAction.TRASH)
+    return hold_suspicious_series(plan) if hold_suspicious else plan
 
 
 def plan_delete(

@@ -1,33 +1,37 @@
 """
 Prune: note what no manifest names, and delete it once the note is a grace period old and still no manifest names it.
 
-Why that is safe without locks is on the format page, ``docs/reference/repository.md``. ``repository.json``, access
-files, keys of tenants and manifests are never touched.
+What a store keeps locked is left alone until its lock has ended: where versions are kept, deleting it would only hide
+it. Why pruning needs no locks of its own is on the format page, ``docs/reference/repository.md``. ``repository.json``,
+access files, keys of tenants and manifests are never touched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
 from ..._engine.ahead import map_ahead
 from ...contracts import Clock, Observer, ignore_events, utc_now
 from ...errors import BlobNotFoundError, PlanStaleError, SinkPermissionError
+from ...model.blobs import BlobLock
 from ...model.events import Event
+from ...model.moments import iso_ms
 from ...model.reports import Finding
 from ...repository.notes import MAX_NOTE_OBJECTS, NotedObject, PruneNote, list_notes, put_note, read_note
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository
-from .prune_reports import NoteState, PrunePlan, PruneReport
+from .prune_reports import LockedObject, NoteState, PrunePlan, PruneReport
 from .store_clock import stored_at, time_of_store
 from .usage import Usage, read_usage
 
 __all__ = ["apply_prune", "plan_prune"]
 
 _WORKERS = 4
-"""Objects deleted at once."""
+"""Objects deleted, or asked for their locks, at once."""
 
 
 def plan_prune(repository: Repository) -> PrunePlan:
@@ -35,7 +39,7 @@ def plan_prune(repository: Repository) -> PrunePlan:
     Return what a prune would note and delete; nothing happens.
 
     Reads all manifests and prune notes. Where there are notes, a small object is written and removed again, to learn
-    what time the store has.
+    what time the store has; of what is due the store is asked whether it is locked, if it has locks.
 
     Args:
         repository: A writer key is enough.
@@ -69,7 +73,11 @@ def _look(repository: Repository) -> tuple[PrunePlan, Usage]:
             named = ()  # it says nothing, and goes when its time has come
         state = NoteState(key=info.key, until=until, objects=tuple(_left(named, usage)))
         (due if now is not None and now >= until else waiting).append(state)
-        noted.update(left.key for left in state.objects)
+        noted.update(left.key for left in state.objects)  # the locked ones too: they wait in this note
+    if now is not None and due and repository.sink.capabilities.locks:
+        locks, unknown = _ask_locks(repository, [left.key for state in due for left in state.objects])
+        due = [_without_locked(state, locks, now) for state in due]
+        findings += unknown
     fresh = [info for info in usage.unused if info.key not in noted]
     for info in fresh:
         stored_at(repository.sink, info)  # where no times are known, notes would never be old enough
@@ -94,6 +102,37 @@ def _left(named: Sequence[NotedObject], usage: Usage) -> Iterator[NotedObject]:
             yield NotedObject(info.key, info.size_bytes)
 
 
+def _ask_locks(repository: Repository, keys: Sequence[str]) -> tuple[dict[str, BlobLock], list[Finding]]:
+    """Return how objects are locked; where asking is refused, what that means instead."""
+
+    def ask(key: str) -> BlobLock | None:
+        try:
+            return repository.sink.lock_of(key)
+        except BlobNotFoundError:
+            return None  # another prune was faster
+
+    found: dict[str, BlobLock] = {}
+    try:
+        with contextlib.closing(map_ahead(ask, keys, workers=_WORKERS)) as asked:
+            found.update((key, lock) for key, lock in zip(keys, asked, strict=True) if lock is not None)
+    except SinkPermissionError as error:
+        message = f"what is deleted may only be hidden: {error.message}"
+        return found, [Finding(code="locks_unknown", where=repository.sink.location, message=message)]
+    return found, []
+
+
+def _without_locked(state: NoteState, locks: Mapping[str, BlobLock], now: dt.datetime) -> NoteState:
+    locked = tuple(
+        LockedObject(left.key, left.size_bytes, None if lock.legal_hold else lock.last_until)
+        for left in state.objects
+        if (lock := locks.get(left.key)) is not None and lock.holds(now)
+    )
+    held = {each.key for each in locked}
+    objects = tuple(left for left in state.objects if left.key not in held)
+    hidden = frozenset(left.key for left in objects if left.key in locks and locks[left.key].versioned)
+    return attrs.evolve(state, objects=objects, locked=locked, hidden=hidden)
+
+
 def apply_prune(
     repository: Repository, plan: PrunePlan, *, observer: Observer = ignore_events, clock: Clock = utc_now
 ) -> PruneReport:
@@ -116,11 +155,19 @@ def apply_prune(
     """
     again, usage = _look(repository)
     _check_fresh(plan, again, usage)
-    report = PruneReport(deleted_objects=0, freed_bytes=0, marked_objects=0, marked_bytes=0, waiting=again.waiting)
-    still_due = {note.key: {left.key for left in note.objects} for note in again.due}
-    for note in plan.due:
-        if note.key in still_due:
-            going = [noted for noted in note.objects if noted.key in still_due[note.key]]
+    report = PruneReport(
+        deleted_objects=0,
+        freed_bytes=0,
+        marked_objects=0,
+        marked_bytes=0,
+        waiting=again.waiting,
+        locked=again.locked,
+        findings=tuple(finding for finding in again.findings if finding.code == "locks_unknown"),
+    )
+    planned = {note.key: {noted.key for noted in note.objects} for note in plan.due}
+    for note in again.due:
+        if note.key in planned:
+            going = [noted for noted in note.objects if noted.key in planned[note.key]]
             report = _sweep(repository, note, going, report, observer)
     unused = {noted.key for noted in again.marking}
     marking = [noted for noted in plan.marking if noted.key in unused]
@@ -145,7 +192,7 @@ def _check_fresh(plan: PrunePlan, again: PrunePlan, usage: Usage) -> None:
 def _sweep(
     repository: Repository, note: NoteState, going: Sequence[NotedObject], report: PruneReport, observer: Observer
 ) -> PruneReport:
-    """Delete what a note names, then the note; that stays while the store keeps something."""
+    """Delete what a note names and was planned for, then the note; that stays while something of it does."""
 
     def delete(noted: NotedObject) -> tuple[NotedObject, bool, SinkPermissionError | None]:
         try:
@@ -160,16 +207,21 @@ def _sweep(
     for noted, gone, error in map_ahead(delete, going, workers=_WORKERS):
         fields = {"key": noted.key, "bytes": noted.size_bytes}
         if gone:
+            hides = noted.key in note.hidden
             report = attrs.evolve(
                 report,
                 deleted_objects=report.deleted_objects + 1,
-                freed_bytes=report.freed_bytes + noted.size_bytes,
+                freed_bytes=report.freed_bytes + (0 if hides else noted.size_bytes),
+                hidden_bytes=report.hidden_bytes + (noted.size_bytes if hides else 0),
             )
-            observer(Event(name="prune.deleted", fields=fields))
+            observer(Event(name="prune.deleted", fields={**fields, "hidden": hides}))
         elif error is not None:
             refused.append(Finding(code=error.kind, where=noted.key, message=str(error)))
             observer(Event(name="prune.refused", fields={**fields, "error": error.kind}))
-    if not refused:
+    for each in note.locked:
+        told = {"key": each.key, "bytes": each.size_bytes, "until": iso_ms(each.until) if each.until else None}
+        observer(Event(name="prune.locked", fields=told))
+    if not refused and not note.locked and len(going) == len(note.objects):
         _delete_note(repository, note.key, refused)
     return attrs.evolve(report, refused=(*report.refused, *refused))
 

@@ -63,7 +63,7 @@ from .ic.identity import (
 from .ic.limits import AgentLimits, AgentTimeouts
 from .ic.management import CallOptions, CertifiedMetadata, ManagementCanister, ReadOptions, SnapshotData
 from .ic.status import NodeStatus
-from .model.blobs import BlobInfo, BlobRef, SinkCapabilities
+from .model.blobs import BlobInfo, BlobLock, BlobRef, SinkCapabilities
 from .model.canisters import (
     CanisterSettings,
     CanisterStatus,
@@ -115,6 +115,7 @@ from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
 from .operations.repository.history_reports import RecordHistory
 from .operations.repository.importing import ImportReport, StoredFileSource, import_all
+from .operations.repository.lock_reports import LockPlan, LockReport
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
 from .operations.repository.note_difference import NoteDiff
 from .operations.repository.prune_reports import PrunePlan, PruneReport
@@ -203,6 +204,7 @@ __all__ = [
     "BackupSetReport",
     "BackupSource",
     "BlobInfo",
+    "BlobLock",
     "BlobRef",
     "CallEvidence",
     "CallOptions",
@@ -287,6 +289,8 @@ __all__ = [
     "LedgerPrefix",
     "Leftover",
     "LoadReport",
+    "LockPlan",
+    "LockReport",
     "LogObserver",
     "LogRecord",
     "ManagementCanister",

@@ -39,6 +39,8 @@ from .operations.repository.forgetting import apply_forget, plan_delete, plan_em
 from .operations.repository.history import history
 from .operations.repository.history_reports import RecordHistory
 from .operations.repository.importing import ImportReport, import_all
+from .operations.repository.lock_reports import LockPlan, LockReport
+from .operations.repository.locking import LOCK_AHEAD, apply_extend_locks, plan_extend_locks
 from .operations.repository.many import BackupSetReport, back_up_set
 from .operations.repository.note_difference import NoteDiff, diff_note
 from .operations.repository.prune_reports import PrunePlan, PruneReport
@@ -376,11 +378,15 @@ class RepositoryPipeline:
 
     # -- thin out -----------------------------------------------------------------------------------------------------
 
-    def plan_forget(self) -> ForgetPlan:
-        """Return what retention would keep and forget, with reasons; nothing happens."""
+    def plan_forget(self, *, hold_suspicious: bool = True) -> ForgetPlan:
+        """
+        Return what retention would keep and forget, with reasons; nothing happens.
+
+        With *hold_suspicious* a series whose newest archive is in quarantine keeps everything.
+        """
         if self.retention is None:
             raise ConfigurationError("this pipeline has no retention policy", kind="no_retention")
-        return plan_forget(self.repository, self.retention, now=self.clock())
+        return plan_forget(self.repository, self.retention, now=self.clock(), hold_suspicious=hold_suspicious)
 
     def plan_delete(self, *archive_ids: str, last_too: bool = False) -> ForgetPlan:
         """Return a plan that forgets exactly the archives named; pinned ones are refused; nothing happens."""
@@ -405,6 +411,14 @@ class RepositoryPipeline:
     def apply_prune(self, plan: PrunePlan) -> PruneReport:
         """Note and delete what a plan says."""
         return apply_prune(self.repository, plan, observer=self.observer, clock=self.clock)
+
+    def plan_extend_locks(self, *, ahead: dt.timedelta = LOCK_AHEAD, until: dt.datetime | None = None) -> LockPlan:
+        """Return what must be locked for longer, so that nobody can remove what kept archives need; nothing happens."""
+        return plan_extend_locks(self.repository, self.retention, now=self.clock(), ahead=ahead, until=until)
+
+    def apply_extend_locks(self, plan: LockPlan) -> LockReport:
+        """Extend the locks that a plan names; none is ever shortened."""
+        return apply_extend_locks(self.repository, plan, observer=self.observer)
 
     def measure_waste(self) -> Waste:
         """Return how much of packs no archive needs, while it cannot be pruned because of the rest."""

@@ -19,6 +19,8 @@ from _repository_peers import Cost, Tool
 from knowtation_backup import (
     EncryptionKey,
     ExportFileSource,
+    ExportForm,
+    ExportReader,
     FsspecSink,
     Repository,
     RepositoryPipeline,
@@ -61,26 +63,28 @@ def backup_directory(place: Place, directory: str) -> None:
     _backup(place, SnapshotDirectorySource(path=directory, canister_id=CANISTER))
 
 
-def backup_export(place: Place, payload_file: str) -> None:
-    """
-    Back up an export, record by record.
-
-    Without the content root: an exporter has computed it already, and no peer computes anything of the kind.
-    """
-    _backup(place, ExportFileSource(path=payload_file, source_id=CANISTER, content_root=False))
+def backup_export(place: Place, payload_file: str, content_root: bool) -> None:  # noqa: FBT001 - called by position
+    """Back up an export, record by record."""
+    _backup(place, ExportFileSource(path=payload_file, source_id=CANISTER, content_root=content_root))
 
 
 def restore(place: Place, archive: int, directory: str) -> None:
     """Restore archive number *archive*, counted from the oldest, into a directory."""
     with place.sink() as sink:
         pipeline = RepositoryPipeline(repository=Repository.open(sink, [KEY]))
-        pipeline.restore(pipeline.repository.archive_ids()[archive], directory)
+        pipeline.restore(pipeline.repository.archive_ids()[archive], directory, form=ExportForm.FULL)
 
 
 def verify(place: Place) -> None:
     """Read back and check everything stored."""
     with place.sink() as sink:
         RepositoryPipeline(repository=Repository.open(sink, [KEY])).verify_all().raise_for_findings()
+
+
+def content_root(path: Path) -> str:
+    """Return the content root of an export file."""
+    with path.open("rb") as file:
+        return ExportReader(iter(lambda: file.read(1 << 20), b"")).read_all().content_root
 
 
 class Ours(Tool):
@@ -92,6 +96,7 @@ class Ours(Tool):
     """
 
     name = "ours"
+    content_root = True
 
     def __init__(self, folder: Path, place: Place | None = None) -> None:
         super().__init__(folder)
@@ -113,7 +118,14 @@ class Ours(Tool):
         if (source / "metadata.json").exists():
             return self._call(backup_directory, os.fspath(source))
         (payload,) = source.iterdir()
-        return self._call(backup_export, os.fspath(payload))
+        return self._call(backup_export, os.fspath(payload), self.content_root)
+
+    def gave_back(self, path: Path, folder: Path) -> bool:
+        """Whether a file is among what was restored; of an export, whether its content is."""
+        restored = folder / "records.json"
+        if not restored.exists():
+            return super().gave_back(path, folder)
+        return content_root(path) == content_root(restored)
 
     def _restore(self, number: int, target: Path) -> Cost:
         return self._call(restore, number, os.fspath(target / "live"))
@@ -131,3 +143,10 @@ class Ours(Tool):
             peak_bytes=measured.peak_bytes,
             inner_seconds=measured.wall_seconds,
         )
+
+
+class Rootless(Ours):
+    """Ours without the content root of exports: an exporter has computed it already, and no peer computes any."""
+
+    name = "ours, rootless"
+    content_root = False

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import hashlib
 import os
 import shlex
 import shutil
@@ -125,6 +126,12 @@ def _memory(pid: int) -> tuple[int, int]:
         return 0, 0
 
 
+def digest(path: Path) -> bytes:
+    """Return SHA-256 of a file; it is in the page cache then."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 class Tool(abc.ABC):
     """
     One way to make backups, with one repository, in a folder of its own.
@@ -161,6 +168,10 @@ class Tool(abc.ABC):
         """Restore archive *number*, the newest one, into a directory; it is then below it, under its name."""
         target.mkdir(parents=True)
         return self._restore(number, target)
+
+    def gave_back(self, path: Path, folder: Path) -> bool:
+        """Whether a file is among what was restored into a folder."""
+        return digest(path) == digest(folder / path.name)
 
     def verify(self, source: Path, number: int) -> Cost:
         """Read back and check everything stored, or what the program can do; *source* is what *number* holds."""

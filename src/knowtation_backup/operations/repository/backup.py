@@ -134,6 +134,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         results: list[CaptureResult] = []
         writer.write(_sections(capture, results))
         result = results[0]
+        warnings += _lost_keys(repository, writer.lost_tenants)
         facts = {
             "kind": capture.kind,
             "source_id": capture.source_id,
@@ -162,6 +163,15 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         duration_seconds=monotonic() - began_at,
         warnings=(*warnings, *result.warnings),
     )
+
+
+def _lost_keys(repository: Repository, tenants: int) -> Iterator[Finding]:
+    if tenants:
+        message = (
+            f"keys of {tenants} tenant(s) are lost: older archives of theirs open for nobody, and everything is stored "
+            "again under new keys; repair them from a replica"
+        )
+        yield Finding(code="tenant_key_lost", where=repository.tenant_sink.location, message=message)
 
 
 def _distrust(repository: Repository, archive_id: str, clock: Clock) -> NoReturn:

@@ -93,7 +93,7 @@ class RepositoryConfig:
                 tenant_keys=_TENANT_KEYS in features,
                 tenants_elsewhere=_ELSEWHERE in features,
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             why = error.message if isinstance(error, ConfigurationError) else type(error).__name__
             raise IntegrityError(f"repository.json cannot be read: {why}", kind="bad_config") from error
 

@@ -25,7 +25,7 @@ from ..marks import quarantine
 from ..writing import generator
 from .catalog import is_whole, live_archives, stored_sizes
 
-__all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up"]
+__all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up", "no_source"]
 
 _LOOK_AT: Final = 256
 """Archives looked at for a parent and for known files, newest first; more only until there is a parent."""
@@ -111,9 +111,13 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         SinkError: Storing failed; no archive was made.
         PlanStaleError: It took longer than half the repository's grace period, and no archive was made; or publishing
             it took that long in addition, and it is in quarantine, kind ``published_too_late``.
-        ConfigurationError: The parent that was named cannot be one, kind ``bad_parent``.
+        ConfigurationError: The parent that was named cannot be one, kind ``bad_parent``; or *source* is no source,
+            ``bad_source``.
     """
     options = options or RepositoryBackupOptions()
+    given: object = source
+    if not isinstance(given, SectionSource):
+        raise no_source(given)
     began_at = monotonic()
     started_at = clock()
     capture = source.capture_sections(taken_at=started_at, observer=observer)
@@ -163,6 +167,12 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         duration_seconds=monotonic() - began_at,
         warnings=(*warnings, *result.warnings),
     )
+
+
+def no_source(given: object) -> ConfigurationError:
+    """Return the error that something is no source of sections."""
+    hint = "pass an object with capture_sections(); ExportSections makes one of an exporter"
+    return ConfigurationError(f"a {type(given).__name__} is no source", kind="bad_source", hint=hint)
 
 
 def _lost_keys(repository: Repository, tenants: int) -> Iterator[Finding]:

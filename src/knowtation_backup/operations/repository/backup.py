@@ -15,12 +15,13 @@ from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_
 from ...errors import BackupError, ConfigurationError, PlanStaleError
 from ...model.events import Event
 from ...model.manifest import check_tags
-from ...model.moments import iso_ms
+from ...model.moments import iso_ms, utc_of
 from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
+from ...retention.common import MAX_AHEAD
 from ..marks import quarantine
 from ..writing import generator
 from .catalog import is_whole, live_archives, stored_sizes
@@ -42,7 +43,10 @@ class RepositoryBackupOptions:
     set_id: str = ""
     """The same for all archives of one backup set."""
     parent: str | None = None
-    """Id of the archive to compare with; `None`: the newest complete one of the same kind and source."""
+    """
+    Id of the archive to compare with; `None`: the newest complete one of the same kind and source that is not dated
+    more than a day ahead.
+    """
     full: bool = False
     """Store everything again, without comparing: nothing of older archives is needed to read this one."""
     write: WriteOptions = attrs.field(factory=WriteOptions)
@@ -121,7 +125,8 @@ def back_up(  # noqa: PLR0913 - parts with defaults
     began_at = monotonic()
     started_at = clock()
     capture = source.capture_sections(taken_at=started_at, observer=observer)
-    parent, pieces, warnings = _look(repository, capture, options)
+    now = max(utc_of(started_at), utc_of(capture.taken_at))
+    parent, pieces, warnings = _look(repository, capture, options, now=now)
     writer = ArchiveWriter(
         repository.sink,
         repository.writer_key,
@@ -229,7 +234,7 @@ def _tell(observer: Observer, name: str, capture: SectionCapture, **fields: obje
 
 
 def _look(
-    repository: Repository, capture: SectionCapture, options: RepositoryBackupOptions
+    repository: Repository, capture: SectionCapture, options: RepositoryBackupOptions, *, now: dt.datetime
 ) -> tuple[Parent | None, KnownPieces, list[Finding]]:
     """Choose the parent, and take note of the files that the newest archive of every series has."""
     pieces = KnownPieces()
@@ -237,7 +242,7 @@ def _look(
     if options.full:
         return None, pieces, findings
     wanted = (capture.kind, capture.source_id)
-    newest = _newest(repository, wanted, options.parent, findings)
+    newest = _newest(repository, wanted, options.parent, findings, now)
     present = stored_sizes(repository) if newest else {}
     for candidate in newest.values():
         if is_whole(candidate.manifest, present):
@@ -255,14 +260,21 @@ def _look(
 
 
 def _newest(
-    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding]
+    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding], now: dt.datetime
 ) -> dict[tuple[str, str], Parent]:
-    """Return the best archive of every series; for the series *wanted* the one that is *named*, or none then."""
+    """
+    Return the best archive of every series; for the series *wanted* the one that is *named*, or none then.
+
+    One that is dated ahead would stay the newest, and be compared with for ever: it is taken only while there is no
+    other.
+    """
     newest: dict[tuple[str, str], Parent] = {}
     chosen: Parent | None = None
+    ahead: list[Parent] = []
     with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
         for read, found in enumerate(archives):
-            if read >= _LOOK_AT and wanted in newest and named is None:
+            enough = wanted in newest and not _is_ahead(newest[wanted], now)
+            if read >= _LOOK_AT and enough and named is None:
                 break  # a long history is not read for files that others may have
             if found.manifest is None:
                 message = f"its manifest cannot be read: {found.error}"
@@ -270,10 +282,18 @@ def _newest(
                 continue
             here = Parent(archive_id=found.archive_id, manifest=found.manifest)
             series = (found.manifest.kind, found.manifest.source_id)
-            if series not in newest or _rank(here) > _rank(newest[series]):
+            if series == wanted and _is_ahead(here, now):
+                ahead.append(here)
+            if series not in newest or _rank(here, now) > _rank(newest[series], now):
                 newest[series] = here
             if found.archive_id == named:
                 chosen = here
+    if ahead:
+        message = (
+            f"{len(ahead)} archive(s) of this series are dated more than a day ahead, this one to "
+            f"{iso_ms(ahead[0].manifest.taken_at)}: put them into the trash if their date is wrong"
+        )
+        findings.append(Finding(code="archive_from_the_future", where=ahead[0].archive_id, message=message))
     if named is not None:
         newest.pop(wanted, None)
         if chosen is not None:
@@ -281,6 +301,10 @@ def _newest(
     return newest
 
 
-def _rank(parent: Parent) -> tuple[bool, dt.datetime, dt.datetime]:
+def _is_ahead(parent: Parent, now: dt.datetime) -> bool:
+    return parent.manifest.taken_at - now > MAX_AHEAD
+
+
+def _rank(parent: Parent, now: dt.datetime) -> tuple[bool, bool, dt.datetime, dt.datetime]:
     manifest = parent.manifest
-    return (manifest.complete, manifest.taken_at, manifest.finished_at)
+    return (not _is_ahead(parent, now), manifest.complete, manifest.taken_at, manifest.finished_at)

@@ -251,10 +251,8 @@ class ArchiveWriter:
             finished=self._finish,
         )
         yield from writer.jobs()
-        stored = writer.stored_records
-        yield Job(
-            settled=lambda _frame: self._note(section.name, writer.stored_bytes, stored + writer.gone_records, stored)
-        )
+        changed, stored = writer.changed_records, writer.stored_records
+        yield Job(settled=lambda _frame: self._note(section.name, writer.stored_bytes, changed, stored))
 
     def _file(self, section: FileSection) -> Iterator[Job]:
         pieces: list[DraftPiece] = []

@@ -218,7 +218,11 @@ class NoMatchingKeyError(DecryptionError):
 
 
 class ErasedTenantError(DecryptionError):
-    """The key of a tenant was destroyed, so that nobody can open its records any more: that is no damage."""
+    """
+    The key of a tenant is gone, so that nobody can open its records any more.
+
+    That is no damage where a notice says that it was destroyed on purpose; kind ``tenant_key_lost`` where none does.
+    """
 
     default_kind = "tenant_erased"
 

@@ -24,9 +24,9 @@ from knowtation_backup.codecs.ktb2 import Argon2Parameters, SealingKey
 from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.marks import pin, tag
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
 from knowtation_backup.operations.repository.recipients import apply_recipients, plan_rotate
 from knowtation_backup.operations.repository.verifying import verify_all
-from knowtation_backup.repository.layout import tenant_key_prefix
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.fsspec import FsspecSink
 
@@ -109,9 +109,7 @@ def write_repository() -> None:
     tag(repository.sink, archives[1], "kept", clock=_later)
     if not verify_all(repository, archives[:2], clock=_later).ok:
         raise SystemExit("what was written does not verify")
-    gone = tenant_key_prefix(repository.writer_key.tenant_id(b"tenant-3"))
-    for info in list(repository.sink.list(gone)):
-        repository.sink.delete(info.key)
+    apply_erase_tenant(repository, plan_erase_tenant(repository, "tenant-3"), clock=_later)
     value = {
         "written_by": repository.manifest(archives[0]).generator,
         "keys": {

@@ -13,17 +13,28 @@ _STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
 def utc_of(moment: dt.datetime) -> dt.datetime:
-    """Return *moment* in UTC; raises `ConfigurationError` when it has no time zone, or is no `datetime.datetime`."""
+    """
+    Return *moment* in UTC.
+
+    Raises:
+        ConfigurationError: It has no time zone or is no `datetime.datetime`, kind ``naive_datetime``; or its zone leads
+            out of the calendar, ``bad_moment``.
+    """
     given: object = moment
     if not isinstance(given, dt.datetime) or given.tzinfo is None:
         message = f"{given!s:.80} has no time zone; pass an aware datetime such as datetime.now(UTC)"
         raise ConfigurationError(message, kind="naive_datetime")
-    return moment.astimezone(dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError as error:
+        message = f"{given!s:.80} is outside the calendar in UTC"
+        raise ConfigurationError(message, kind="bad_moment") from error
 
 
 def stamp(moment: dt.datetime) -> str:
     """Return *moment* as ``YYYYMMDDTHHMMSSZ`` for file names (contracts 2.2)."""
-    return utc_of(moment).strftime("%Y%m%dT%H%M%SZ")
+    utc = utc_of(moment)
+    return f"{utc.year:04}{utc:%m%dT%H%M%SZ}"  # %Y does not pad years below 1000 everywhere
 
 
 def parse_stamp(text: str) -> dt.datetime:
@@ -39,8 +50,7 @@ def parse_stamp(text: str) -> dt.datetime:
 
 def iso_ms(moment: dt.datetime) -> str:
     """Return *moment* as ISO with exactly three fractional digits and ``Z``, as JavaScript's ``toISOString`` does."""
-    utc = utc_of(moment)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return f"{utc_of(moment).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def parse_iso(text: str) -> dt.datetime:

@@ -36,7 +36,17 @@ from ..model.json_input import check_nesting, typed
 from .keys import ID_BYTES, MAX_GENERATION, ReadKeys
 from .layout import ACCESS_PREFIX, access_key
 
-__all__ = ["AccessFile", "access_files", "open_access", "opening_keys", "put_access", "rotation_id", "sealing_keys"]
+__all__ = [
+    "MAX_PASSPHRASE_WORK_KIB",
+    "AccessFile",
+    "access_files",
+    "open_access",
+    "opening_keys",
+    "put_access",
+    "rotation_id",
+    "sealing_keys",
+    "try_access",
+]
 
 FORMAT: Final = "knowtation-repository-access"
 VERSION: Final = 1
@@ -248,7 +258,7 @@ def _attempts(
     passphrases = [key for key in keys if isinstance(key, Passphrase)]
     closed: list[AccessFile] = []
     for file in files:
-        result = _attempt(file, exact, repository_id)
+        result = try_access(file, exact, repository_id)
         if isinstance(result, NoMatchingKeyError) and passphrases and file.passphrase_work_kib:
             closed.append(file)
         else:
@@ -258,10 +268,16 @@ def _attempts(
         room -= file.passphrase_work_kib * len(passphrases)
         if room < 0:
             return
-        yield _attempt(file, passphrases, repository_id)
+        yield try_access(file, passphrases, repository_id)
 
 
-def _attempt(file: AccessFile, keys: Sequence[OpeningKey], repository_id: bytes) -> ReadKeys | BackupError:
+def try_access(file: AccessFile, keys: Sequence[OpeningKey], repository_id: bytes) -> ReadKeys | BackupError:
+    """
+    Return the secrets of a repository that an access file gives to any of the keys, or why it does not.
+
+    That is a `NoMatchingKeyError` when none of them opens it, and what is wrong with the file otherwise: damage, or
+    secrets of another repository, kind ``bad_access``.
+    """
     try:
         opened = file.secrets(keys)
     except _DAMAGE as error:

@@ -6,6 +6,7 @@ Every page and record is compared with its id, every section with its root or si
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
@@ -189,6 +190,7 @@ class ArchiveReader:
         owner: bytes | None = None,
         wanted: Container[bytes] | None = None,
         on_erased: Callable[[bytes, int], None] | None = None,
+        on_lost: Callable[[bytes, int], None] | None = None,
     ) -> Generator[list[ReadRecord], None, None]:
         """
         Yield all records, those of one owner in a list of their own, each compared with its id.
@@ -201,9 +203,11 @@ class ArchiveReader:
             wanted: Only records of these keys; of others nothing is read.
             on_erased: Told of each owner of whom records are left out because its key was destroyed: the 8 bytes its
                 records' keys begin with, and how many they are. `None`: that is an error, once all others were yielded.
+            on_lost: Same, of each owner whose key is gone though no notice says that it was erased.
 
         Raises:
-            ErasedTenantError: An owner's key was destroyed, and nobody asked to be told.
+            ErasedTenantError: An owner's key was destroyed, or lost (kind ``tenant_key_lost``), and nobody asked to be
+                told.
             IntegrityError: A record is not what it was, or some are missing: ``record_changed``, ``root_changed``.
         """
         found = self.record_places(tables, self._ids.owner_key(owner) if owner is not None else None)
@@ -221,20 +225,23 @@ class ArchiveReader:
         order = [record.frame for group in groups for _, record in group]
         supply = FrameSupply(self._frames, order, workers=self._workers)
         cut = _Cut()
-        erased: list[ErasedTenantError] = []
+        told = {"tenant_erased": on_erased, "tenant_key_lost": on_lost}
+        untold: list[ErasedTenantError] = []
         try:
             for group in groups:
-                before = len(erased)
+                erased: list[ErasedTenantError] = []
                 read = (self._record(key, record, supply, cut, tables.name, erased) for key, record in group)
                 if there := [record for record in read if record is not None]:
                     yield there
-                if on_erased is not None and len(erased) > before:
-                    on_erased(group[0][0][:8], len(erased) - before)
-                    erased.clear()
+                for kind, count in Counter(error.kind for error in erased).items():
+                    if (tell := told[kind]) is not None:
+                        tell(group[0][0][:8], count)
+                    else:
+                        untold += (error for error in erased if error.kind == kind)
         finally:
             supply.close()
-        if erased:
-            raise erased[0]
+        if untold:
+            raise untold[0]
 
     def record_places(self, tables: RecordTables, owner_key: bytes | None = None) -> dict[bytes, FoldedRecord]:
         """Return where each record lies, by key; of one owner only, if *owner_key* is given."""

@@ -69,6 +69,7 @@ class FileKind(enum.IntEnum):
     MANIFEST = 3
     TENANT_KEY = 4
     PRUNE_NOTE = 5
+    ERASURE = 6
 
     @property
     def is_content(self) -> bool:

@@ -32,6 +32,8 @@ __all__ = [
     "archive_stamp",
     "beside_archive",
     "check_named",
+    "erasure_key_at",
+    "erasure_named",
     "index_key",
     "is_prunable",
     "is_prune_note",
@@ -64,6 +66,7 @@ _PRUNABLE: Final = re.compile(
     r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack|indexes/[0-9a-f]{64}\.index|prune/[0-9a-f]{32}\.probe"
 )
 _TENANT: Final = re.compile(r"tenants/([0-9a-f]{32})-([0-9a-f]{16})\.tenant")
+_ERASURE: Final = re.compile(r"tenants/([0-9a-f]{32})-([0-9a-f]{16})\.erased")
 _NAMED: Final = re.compile(
     r"(?:packs/[0-9a-f]{2}/|indexes/|archives/[0-9]{8}T[0-9]{6}Z-|prune/[0-9]{8}T[0-9]{6}Z-)([0-9a-f]{64})\.[a-z]+"
 )
@@ -177,7 +180,21 @@ def tenant_key_prefix(tenant_id: bytes) -> str:
 
 def tenant_key_named(key: str) -> tuple[bytes, bytes] | None:
     """Return ids of tenant and key that the name of a tenant's key says; `None` when it is no such name."""
-    found = _TENANT.fullmatch(key)
+    return _named_ids(_TENANT, key)
+
+
+def erasure_key_at(tenant_id: bytes, key_id: bytes) -> str:
+    """Return where the notice lies that a key of a tenant was erased."""
+    return f"{tenant_key_prefix(tenant_id)}{key_id.hex()}.erased"
+
+
+def erasure_named(key: str) -> tuple[bytes, bytes] | None:
+    """Return ids of tenant and key that the name of a notice says; `None` when it is no such name."""
+    return _named_ids(_ERASURE, key)
+
+
+def _named_ids(pattern: re.Pattern[str], key: str) -> tuple[bytes, bytes] | None:
+    found = pattern.fullmatch(key)
     return (bytes.fromhex(found[1]), bytes.fromhex(found[2])) if found else None
 
 

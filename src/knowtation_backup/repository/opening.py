@@ -164,6 +164,8 @@ class FrameSupply:
         self._opened = map_ahead(self._open, fetch_groups(self._uses), workers=workers)
         self._kept: OrderedDict[FrameRef, bytes | ErasedTenantError] = OrderedDict()
         self._kept_bytes = 0
+        self._seen: set[FrameRef] = set()
+        """Frames that were opened ahead: those not kept any more are read again, all others are still to come."""
 
     def _open(self, group: list[FrameRef]) -> list[tuple[FrameRef, bytes | ErasedTenantError]]:
         found = list(zip(group, self._reader.contents(group), strict=True))
@@ -188,8 +190,9 @@ class FrameSupply:
         if found is not None:
             self._kept.move_to_end(frame)
             return found
-        for opened in self._opened:
+        for opened in self._opened if frame not in self._seen else ():
             for ref, content in opened:
+                self._seen.add(ref)
                 self._keep(ref, content)
             found = self._kept.get(frame)
             if found is not None:

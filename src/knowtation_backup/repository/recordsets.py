@@ -1,22 +1,27 @@
 """
 Writing records: each is compared with the parent's of the same owner and name, whatever the order they come in.
 
-Memory: about 100 bytes for every record the parent has, and for every one that is there now.
+A record that goes back to a value it had before, or comes back, is not stored again as long as the parent's tables name
+the place. Not so where tenants have keys of their own: that value may be sealed to one that is gone.
+
+Memory: about 100 bytes for every record the parent has, for every one that is there now, and for every row of the
+parent's tables that another one replaces.
 """
 
 from __future__ import annotations
 
 import itertools
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 import attrs
 
-from ..errors import ExportError
+from ..errors import ExportError, InternalError
 from ..model.sections import RecordSection
 from .drafts import DraftRecords, DraftSegment, DraftTable, IndexWriter, inherited, inherited_tables
-from .folding import FoldedRecord, fold_records
+from .folding import FoldedRecord, find_record, fold_records
 from .frames import MAX_CONTENT_BYTES
 from .keys import ID_BYTES, WriterKey
 from .manifest import ArchiveManifest, RecordTables
@@ -74,7 +79,7 @@ def records_head(values: list[bytes]) -> bytes:
 
 @attrs.frozen(eq=False)
 class _New:
-    """A record on its way: the frame is known once it is stored."""
+    """A record with another value than the parent's: the frame is known once it is stored."""
 
     record_id: bytes
     frame: _Waiting
@@ -86,8 +91,8 @@ class _Waiting:
 
     __slots__ = ("ref",)
 
-    def __init__(self) -> None:
-        self.ref: FrameRef | None = None
+    def __init__(self, ref: FrameRef | None = None) -> None:
+        self.ref = ref
 
     def stored(self, ref: FrameRef | None) -> None:
         self.ref = ref
@@ -126,14 +131,19 @@ class RecordsWriter:
         self._finished = finished
         self._ids: dict[bytes, bytes] = {}
         self._new: dict[bytes, _New] = {}
+        self._replaced: set[bytes] | None = set() if sealers is None else None
+        """Keys with ids they had in older tables of the parent."""
+        self._back: list[bytes] = []
+        """Keys of records that have such an id again."""
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._frame = _Waiting()
         known, chain = parent.tenants() if parent is not None else ({}, ())
         self._owners = SectionOwners(keys, sealers, known, chain)
+        self.changed_records = 0
+        """Other than the parent's, new, or gone."""
         self.stored_records = 0
         self.stored_bytes = 0
-        self.gone_records = 0
 
     def jobs(self) -> Generator[Job, None, None]:
         """
@@ -154,7 +164,7 @@ class RecordsWriter:
         if self._waiting:
             yield self._job()
         self.stored_records = len(self._new)
-        self.gone_records = len(known.keys() - self._ids.keys())
+        self.changed_records = len(self._new) + len(self._back) + len(known.keys() - self._ids.keys())
         yield Job(settled=lambda _frame: self._finish(known))
 
     def _compared(self, owner: _Owner, records: list[tuple[bytes, bytes]], known: dict[bytes, bytes]) -> Iterator[Job]:
@@ -168,6 +178,9 @@ class RecordsWriter:
         self._ids.update(here)
         for key, (_, value) in zip(keys, records, strict=True):
             if owner.usable and known.get(key) == here[key]:
+                continue
+            if self._replaced and key + here[key] in self._replaced:
+                self._back.append(key)
                 continue
             if self._waiting and self._waiting_bytes + len(value) > _MAX_VALUE_BYTES:
                 yield self._job()
@@ -201,11 +214,26 @@ class RecordsWriter:
         known: dict[bytes, bytes] = {}
         if parent is not None:
             for segment in parent.tables.segments:
-                for table in parent.reader.record_tables(parent.manifest, segment):
-                    table.fold_ids(known)
+                for number, table in enumerate(parent.reader.record_tables(parent.manifest, segment)):
+                    table.fold_ids(known, self._replaced if number else None)
         return known
 
+    def _found(self) -> Iterator[tuple[bytes, _New]]:
+        """Yield where the records are that are back."""
+        parent = self._parent
+        if parent is None:
+            return
+        by_segment: defaultdict[int, list[bytes]] = defaultdict(list)
+        for key in self._back:
+            by_segment[_segment_of(key, parent.tables.bits)].append(key)
+        for number, keys in by_segment.items():
+            tables = list(parent.reader.record_tables(parent.manifest, parent.tables.segments[number]))
+            for key in keys:
+                place = _place(tables, key, self._ids[key])
+                yield key, _New(place.record_id, _Waiting(place.frame), place.slot)
+
     def _finish(self, known: dict[bytes, bytes]) -> None:
+        self._new.update(self._found())
         root = self._keys.digest(b"records")
         ordered = sorted(self._ids)
         root.update(b"".join([key + self._ids[key] for key in ordered]))
@@ -317,6 +345,14 @@ def _table(rows: list[tuple[bytes, bytes, FrameRef | None, int]]) -> RecordTable
             ordered.append(frame)
         positions.append(start + slot)
     return RecordTable(b"".join(row[0] for row in rows), b"".join(row[1] for row in rows), positions, ordered)
+
+
+def _place(tables: list[RecordTable], key: bytes, record_id: bytes) -> FoldedRecord:
+    for table in reversed(tables):
+        _, found = find_record(table, key)
+        if found is not None and found.record_id == record_id:
+            return found
+    raise InternalError("tables of the parent do not have a record that they had a moment ago")
 
 
 def _segment_of(key: bytes, bits: int) -> int:

@@ -59,9 +59,19 @@ class Repository:
     keys: ReadKeys | WriterKey = attrs.field(repr=False)
     config: RepositoryConfig
     tenants_at: ArchiveSink | None = None
-    """Where the keys of tenants are, when that is another place than `sink`."""
+    """Where the keys of tenants are, when that is another place than `sink`; given exactly when `config` says so."""
     parallel_reads: int = attrs.field(default=8, validator=whole_number(1))
     """Manifests read at once."""
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse to take every tenant for erased because its key is looked for in the wrong place."""
+        if self.config.tenants_elsewhere and self.tenants_at is None:
+            message = f"the keys of tenants of the repository in {self.sink.location} are in another place"
+            raise ConfigurationError(message, kind="tenant_sink_needed", hint="name it with tenant_sink=")
+        if self.tenants_at is not None and not self.config.tenants_elsewhere:
+            what = "lie with it" if self.config.tenant_keys else "do not exist"
+            message = f"the keys of tenants of the repository in {self.sink.location} {what}"
+            raise ConfigurationError(message, kind="tenant_sink_unexpected", hint="open it without tenant_sink=")
 
     @classmethod
     def create(  # noqa: PLR0913 - the last six have defaults
@@ -90,12 +100,13 @@ class Repository:
             max_chain: Same.
             tenant_keys: Same.
             kdf: What passphrases cost to try; `None` means the defaults of KTB2.
-            tenant_sink: Where keys of tenants go, one that allows deleting; `None`: with everything else. Must be given
-                whenever the repository is opened.
+            tenant_sink: Where keys of tenants go, one that allows deleting; `None`: with everything else. The
+                repository says that they are in another place, and is not opened without its being named.
 
         Raises:
             RepositoryExistsError: There is one already; nothing was written.
-            ConfigurationError: Nobody could open it, or an option is out of its bounds.
+            ConfigurationError: Nobody could open it, or an option is out of its bounds; kind ``no_tenant_keys``:
+                *tenant_sink* without *tenant_keys*. Nothing was written.
             SinkError: Storing failed.
         """
         recipients = sealing_keys(seal_to)
@@ -105,6 +116,7 @@ class Repository:
             grace_seconds=grace_seconds,
             max_chain=max_chain,
             tenant_keys=tenant_keys,
+            tenants_elsewhere=tenant_sink is not None,
         )
         if not sink.is_free(CONFIG_KEY):
             raise _exists(sink)
@@ -126,12 +138,13 @@ class Repository:
         Args:
             sink: Where it is.
             keys: One or several; of several access files that open, the newest is taken.
-            tenant_sink: See `create`.
+            tenant_sink: Where keys of tenants are; the same as when it was created.
 
         Raises:
             RepositoryNotFoundError: There is none.
             NoMatchingKeyError: None of the keys opens it.
-            ConfigurationError: The writer key is of another repository, kind ``wrong_repository``.
+            ConfigurationError: The writer key is of another repository, kind ``wrong_repository``; keys of tenants are
+                in another place, ``tenant_sink_needed``, or in none, ``tenant_sink_unexpected``.
             UnsupportedFormatError: It is of a newer format.
             BlobNotFoundError: Its access files are missing, kind ``no_access_file``.
             IntegrityError: They are damaged.
@@ -150,18 +163,25 @@ class Repository:
         """
         Make a repository whose secrets are at hand; nothing keeps them but the caller. See `create`.
 
+        With *tenant_sink* it says that keys of tenants are elsewhere, whatever *config* says.
+
         Raises:
             RepositoryExistsError: There is one already.
+            ConfigurationError: The keys are of another one, kind ``wrong_repository``; ``tenant_sink_needed``: *config*
+                says that keys of tenants are elsewhere, and not where. Nothing was written.
             SinkError: Storing failed.
         """
         if config.repository_id != keys.repository_id:
             raise ConfigurationError("the keys are of another repository", kind="wrong_repository")
+        if tenant_sink is not None:
+            config = attrs.evolve(config, tenants_elsewhere=True)
+        made = cls(sink=sink, keys=keys, config=config, tenants_at=tenant_sink)
         try:
             sink.put(CONFIG_KEY, (config.to_bytes(),))
         except BlobExistsError:  # perhaps ours, of an attempt whose answer was lost
             if b"".join(sink.read(CONFIG_KEY, size_bytes=MAX_CONFIG_BYTES)) != config.to_bytes():
                 raise _exists(sink) from None
-        return cls(sink=sink, keys=keys, config=config, tenants_at=tenant_sink)
+        return made
 
     @classmethod
     def open_with(
@@ -172,7 +192,7 @@ class Repository:
 
         Raises:
             RepositoryNotFoundError: There is none.
-            ConfigurationError: The keys are of another one, kind ``wrong_repository``.
+            ConfigurationError: The keys are of another one, kind ``wrong_repository``; or *tenant_sink* as for `open`.
             UnsupportedFormatError: It is of a newer format.
         """
         config = read_config(sink)

@@ -194,9 +194,14 @@ class RecordTable:
             raise IntegrityError("a record of a table lies in no frame", kind="bad_table")
         return cls(keys, ids, positions, frames)
 
-    def fold_ids(self, known: dict[bytes, bytes]) -> None:
-        """Bring ids by key up to what this table says."""
+    def fold_ids(self, known: dict[bytes, bytes], replaced: set[bytes] | None = None) -> None:
+        """Bring ids by key up to what this table says; *replaced* takes keys with the ids that they had until now."""
         keys, ids = self.keys, self.ids
+        if replaced is not None:
+            for number in range(len(self.positions)):
+                key = keys[RECORD_KEY_BYTES * number : RECORD_KEY_BYTES * (number + 1)]
+                if key in known:
+                    replaced.add(key + known[key])
         for number, position in enumerate(self.positions):
             key = keys[RECORD_KEY_BYTES * number : RECORD_KEY_BYTES * (number + 1)]
             if position == NOWHERE:

@@ -2,8 +2,8 @@
 Tenants with keys of their own: their records are sealed to them before they are sealed like all others.
 
 The private half of each key is an object of its own, `tenants/`, sealed to the repository key. Deleting it closes what
-was sealed to it for ever, in every archive and every copy of the packs. That it is missing is the only sign of that:
-nothing else remembers that there was such a key.
+was sealed to it for ever, in every archive and every copy of the packs. A notice in its place says that this was wanted
+(`erasures`); a key that is missing without one was lost.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from ..errors import (
     IntegrityError,
     TamperedError,
 )
+from .erasures import read_erasure
 from .frames import FileHead, FileKind, content_of, open_file, seal_small
 from .keys import ID_BYTES, ReadKeys, WriterKey
-from .layout import TENANT_PREFIX, tenant_key_at, tenant_key_id, tenant_key_named
+from .layout import TENANT_PREFIX, erasure_named, tenant_key_at, tenant_key_id, tenant_key_named
 from .storing import put_object
 
 __all__ = ["TenantOpener", "TenantSealer", "TenantSealers", "open_tenant_key", "store_keys"]
@@ -108,13 +109,26 @@ class TenantSealers:
     def __init__(self, sink: ArchiveSink, keys: WriterKey) -> None:
         self._sink = sink
         self._keys = keys
-        named = (tenant_key_named(info.key) for info in sink.list(TENANT_PREFIX))
-        self._there = {tenant_id + key_id for tenant_id, key_id in filter(None, named)}
+        self._there: set[bytes] = set()
+        self._noticed: set[bytes] = set()
+        for info in sink.list(TENANT_PREFIX):
+            if (named := tenant_key_named(info.key)) is not None:
+                self._there.add(b"".join(named))
+            elif (named := erasure_named(info.key)) is not None:
+                self._noticed.add(b"".join(named))
         self._sealers: dict[bytes, TenantSealer] = {}
+        self.lost: set[bytes] = set()
+        """Tenants that were asked for whose key is gone, and no notice says that it was erased."""
 
     def is_there(self, tenant_id: bytes, public_key: bytes) -> bool:
-        """Whether what is sealed to a key can be opened; else the tenant was erased."""
-        return tenant_id + tenant_key_id(public_key) in self._there
+        """Whether what is sealed to a key can be opened, and may be; else it was erased, or is lost."""
+        key_id = tenant_key_id(public_key)
+        name = tenant_id + key_id
+        if name in self._noticed and read_erasure(self._sink, self._keys, tenant_id, key_id) is not None:
+            return False  # also when a store has not let go of the key yet
+        if name not in self._there:
+            self.lost.add(tenant_id)
+        return name in self._there
 
     def sealer(self, tenant_id: bytes, known: bytes | None) -> TenantSealer:
         """Return what seals to a tenant: to its *known* key, or to one that is made for this archive."""
@@ -150,13 +164,15 @@ class TenantOpener:
     _keys: ReadKeys = attrs.field(repr=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
     _found: OrderedDict[bytes, PrivateKey | None] = attrs.field(factory=OrderedDict, init=False, repr=False)
+    _erased: set[bytes] = attrs.field(factory=set, init=False, repr=False)
+    """Those not there of which a notice says why."""
 
     def content_of(self, body: bytes, head: FileHead) -> bytes:
         """
         Return the content of a body, whether it is sealed to a tenant or not.
 
         Raises:
-            ErasedTenantError: It is, and the tenant's key is gone.
+            ErasedTenantError: It is, and the tenant's key is gone: erased, or lost (kind ``tenant_key_lost``).
             IntegrityError: Body or key contradict themselves; `TamperedError`: they were changed.
         """
         if not body or body[0] - _MARKERS not in {0, 1}:
@@ -166,14 +182,22 @@ class TenantOpener:
         name = body[1 : 1 + _NAME_BYTES]
         private_key = self._private_key(name)
         if private_key is None:
-            message = f"the key of tenant {name[:ID_BYTES].hex()} is gone: nobody can open its records"
-            hint = "if it was not erased on purpose, copy tenants/ from a replica"
-            raise ErasedTenantError(message, hint=hint, tenant_id=name[:ID_BYTES].hex())
+            raise self._gone(name)
         content = open_sealed(private_key, body[1 + _NAME_BYTES :], info=head.bound + name)
         if content is None:
             message = f"a frame does not open with the key of tenant {name[:ID_BYTES].hex()}"
             raise TamperedError(message, kind="frame_tampered", hint="repair the object from a replica")
         return content_of(b"%c%b" % (body[0] - _MARKERS, content))
+
+    def _gone(self, name: bytes) -> ErasedTenantError:
+        tenant_id = name[:ID_BYTES].hex()
+        if name in self._erased:
+            message = f"tenant {tenant_id} was erased: its key was destroyed, and nobody can open its records"
+            return ErasedTenantError(message, tenant_id=tenant_id)
+        message = f"the key of tenant {tenant_id} is lost: there is neither the key nor a notice that it was erased"
+        key = tenant_key_at(name[:ID_BYTES], name[ID_BYTES:])
+        hint = "repair it from a replica, or plan to erase the tenant if that is what was wanted"
+        return ErasedTenantError(message, kind="tenant_key_lost", hint=hint, tenant_id=tenant_id, key=key)
 
     def _private_key(self, name: bytes) -> PrivateKey | None:
         with self._lock:
@@ -192,6 +216,9 @@ class TenantOpener:
         try:
             stored = b"".join(self._sink.read(key, size_bytes=_MAX_OBJECT_BYTES))
         except BlobNotFoundError:
+            if read_erasure(self._sink, self._keys, name[:ID_BYTES], name[ID_BYTES:]) is not None:
+                with self._lock:
+                    self._erased.add(name)
             return None
         return open_tenant_key(key, stored, self._keys)
 

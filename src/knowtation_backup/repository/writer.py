@@ -194,6 +194,11 @@ class ArchiveWriter:
         return archive_id, manifest
 
     @property
+    def lost_tenants(self) -> int:
+        """Tenants whose keys are gone, without a notice of erasure; everything of theirs is stored again."""
+        return len(self._sealers.lost) if self._sealers is not None else 0
+
+    @property
     def stored_objects(self) -> tuple[ObjectRef, ...]:
         """Packs and indexes that were written."""
         return (*self._packer.packs, *self._indexes.indexes)
@@ -246,10 +251,8 @@ class ArchiveWriter:
             finished=self._finish,
         )
         yield from writer.jobs()
-        stored = writer.stored_records
-        yield Job(
-            settled=lambda _frame: self._note(section.name, writer.stored_bytes, stored + writer.gone_records, stored)
-        )
+        changed, stored = writer.changed_records, writer.stored_records
+        yield Job(settled=lambda _frame: self._note(section.name, writer.stored_bytes, changed, stored))
 
     def _file(self, section: FileSection) -> Iterator[Job]:
         pieces: list[DraftPiece] = []

@@ -133,7 +133,7 @@ def back_up_metadata(  # noqa: PLR0913 - what, where, and the usual parts
     )
     if fleet.outcome is Outcome.FAILED:
         return MetadataBackupReport(directory=None, taken_at=taken_at, fleet=fleet)
-    target = Path(output_directory).absolute() / f"{taken_at:%Y%m%d_%H%M%S}"
+    target = Path(output_directory).absolute() / f"{taken_at.year:04}{taken_at:%m%d_%H%M%S}"
     files = {name: content for item in fleet.items for name, content in _files_of(item)}
     files |= dict(_manifest(target, network, taken_at, utc_of(clock()), fleet, files))
     with os_errors_translated(f"writing {target}"):
@@ -313,7 +313,7 @@ def _result(item: FleetItem) -> str:
 
 
 def _seconds(moment: dt.datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def _hash(value: bytes | None) -> str | None:

@@ -87,6 +87,36 @@ def test_what_is_quarantined_or_damaged_is_no_parent(repository: Repository) -> 
     assert "archive_damaged" in {warning.code for warning in third.warnings}
 
 
+def test_what_is_dated_ahead_does_not_stay_the_parent(repository: Repository) -> None:
+    first = back_up(repository, source())
+    ahead = [back_up(repository, source(days=days), clock=lambda: MOMENT) for days in (3700, 3800)]
+    assert ahead[1].warnings == ()  # it is dated ahead itself
+    assert ahead[0].manifest.parent == first.archive_id
+    memory = changed(MEMORY, 1, 2, 3)
+    second = back_up(repository, source(memory, 1), clock=lambda: MOMENT + DAY)
+    assert second.manifest.parent == first.archive_id
+    assert [(found.code, found.where) for found in second.warnings] == [
+        ("archive_from_the_future", ahead[1].archive_id)
+    ]
+    third = back_up(repository, source(memory, 2), clock=lambda: MOMENT + 2 * DAY)
+    assert (third.manifest.parent, stored_pages(third)) == (second.archive_id, 0)
+    named = RepositoryBackupOptions(parent=ahead[0].archive_id)
+    assert back_up(repository, source(days=3), options=named).manifest.parent == ahead[0].archive_id
+    last = back_up(repository, source(days=4000), clock=lambda: MOMENT + 4000 * DAY)
+    assert (last.manifest.parent, last.warnings) == (ahead[1].archive_id, ())
+
+
+def test_what_is_dated_ahead_is_better_than_nothing(repository: Repository) -> None:
+    ahead = back_up(repository, source(days=3700))
+    first = back_up(repository, source(days=1), clock=lambda: MOMENT)
+    assert (first.manifest.parent, stored_pages(first)) == (ahead.archive_id, 0)
+    assert [found.code for found in first.warnings] == ["archive_from_the_future"]
+    second = back_up(repository, source(days=2), clock=lambda: MOMENT)
+    assert second.manifest.parent == first.archive_id
+    within_a_day = back_up(repository, source(taken_at=MOMENT + 1.5 * DAY), clock=lambda: MOMENT + DAY)
+    assert within_a_day.manifest.parent == second.archive_id
+
+
 def test_a_parent_can_be_named_and_nothing_compared(repository: Repository) -> None:
     clone = back_up(repository, source(source_id="production"))
     staging = source(changed(MEMORY, 3), 1, source_id="staging")

@@ -15,6 +15,7 @@ from knowtation_backup.operations.marks import put_mark
 from knowtation_backup.operations.repository import marks
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
 from knowtation_backup.operations.repository.catalog import find, list_archives, resolve
+from knowtation_backup.operations.repository.pruning import plan_prune
 from knowtation_backup.operations.repository.timeline import as_of, missing
 from knowtation_backup.repository.layout import archive_key
 from knowtation_backup.repository.repository import Repository
@@ -292,3 +293,14 @@ def test_tenants_without_a_backup_since_are_found() -> None:
     assert f"tenant bob of {EXPORT}@hub: nothing since 2026-03-01T13:00:00.000Z" in str(report)
     export(repository, 11, {"ann": "complete", "bob": "complete", "cyd": "complete", "new": "complete"})
     assert missing(repository, at(9), tenants=True).found == ()
+
+
+def test_the_year_one_is_listed_like_any_other() -> None:
+    repository = new_repository(MemorySink())
+    first = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
+    archive_id = back_up(repository, StagedSource(files={"a": b"a"}, taken_at=first), clock=lambda: first).archive_id
+    assert archive_id.startswith("00010101T000000Z-")
+    marks.pin(repository, archive_id, clock=lambda: first)
+    (info,) = list_archives(repository)
+    assert (info.archive_id, info.taken_at, info.standing.pinned) == (archive_id, first, True)
+    assert plan_prune(repository).marking == ()

@@ -8,27 +8,30 @@ import pickle
 
 import attrs
 import pytest
-from repository_stage import MOMENT, Records, StagedSource, new_repository
+from repository_stage import MOMENT, Records, StagedSource, limited, new_repository
 
 from knowtation_backup.contracts import ArchiveSink
 from knowtation_backup.errors import (
     ConfigurationError,
     ErasedTenantError,
     PlanStaleError,
+    SinkPermissionError,
     SinkUnavailableError,
 )
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.catalog import standings
 from knowtation_backup.operations.repository.copying import copy
 from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
+from knowtation_backup.operations.repository.repairing import apply_repair, plan_repair
 from knowtation_backup.operations.repository.replicating import replicate
-from knowtation_backup.operations.repository.verifying import verify_all
+from knowtation_backup.operations.repository.verifying import verify, verify_all
 from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.keys import ReadKeys
-from knowtation_backup.repository.layout import TENANT_PREFIX
+from knowtation_backup.repository.layout import TENANT_PREFIX, tenant_key_named
 from knowtation_backup.repository.manifest import RecordTables
-from knowtation_backup.repository.repository import Repository
+from knowtation_backup.repository.repository import Repository, read_config
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultSink
 
@@ -56,7 +59,7 @@ def _read(repository: Repository, archive_id: str, *, erased: dict[bytes, int] |
 
 
 def _tenant_keys(sink: ArchiveSink) -> list[str]:
-    return [info.key for info in sink.list(TENANT_PREFIX)]
+    return [info.key for info in sink.list(TENANT_PREFIX) if tenant_key_named(info.key) is not None]
 
 
 @pytest.fixture
@@ -80,7 +83,9 @@ def test_a_plan_destroys_nothing_and_applying_it_only_keys(repository: Repositor
     events: list[Event] = []
     report = apply_erase_tenant(repository, plan, observer=events.append, clock=lambda: MOMENT)
     assert set(before) - set(sink.contents()) == {each.key for each in report.removed}
-    assert {key: before[key] for key in sink.contents()} == sink.contents()
+    notices = sink.contents().keys() - before.keys()
+    assert notices == {each.key.replace(".tenant", ".erased") for each in report.removed}
+    assert {key: stored for key, stored in sink.contents().items() if key not in notices}.items() <= before.items()
     assert (report.erased, report.outcome, report.exit_code, report.erased_at) == (True, Outcome.OK, 0, MOMENT)
     assert report.archives == plan.archives
     assert [event.name for event in events] == ["tenant.key_destroyed"]
@@ -103,6 +108,62 @@ def test_verifying_finds_no_damage(repository: Repository) -> None:
     assert report.ok
     assert report.outcome is Outcome.OK
     assert report.erased_records == 3
+    assert "3 record(s) of erased tenants" in str(report)
+    assert standings(repository)[report.reports[0].archive_id].verified_at is not None
+
+
+def test_keys_that_are_lost_are_damage_until_a_replica_or_an_erasure(repository: Repository) -> None:
+    archive_id = _archive(repository, _records(ANNA, BEN))
+    _archive(repository, _records(BEN))
+    replicate(repository, replica := MemorySink())
+    lost = _tenant_keys(repository.sink)
+    for key in lost:
+        repository.sink.delete(key)
+    report = verify_all(repository)
+    assert report.outcome is Outcome.DIFFERENT
+    assert [(item.key, item.code) for item in report.objects] == [(key, "tenant_key_lost") for key in lost]
+    assert (report.erased_records, len(report.failed)) == (0, 2)
+    assert standings(repository)[archive_id].verified_at is None
+    one = verify(repository, archive_id)
+    assert (one.ok, sum(loss.records for loss in one.losses)) == (False, 6)
+    # either the keys come back
+    other = Repository.open_with(replica, KEYS)
+    plan = plan_repair(repository, other)
+    assert [step.damage.key for step in plan.healing] == lost
+    assert apply_repair(repository, other, plan).outcome is Outcome.OK
+    assert verify_all(repository).ok
+    # or somebody says that they are not missed
+    for key in lost:
+        repository.sink.delete(key)
+    for owner in (ANNA, BEN):
+        plan_to_erase = plan_erase_tenant(repository, owner)
+        assert plan_to_erase.objects == ()
+        apply_erase_tenant(repository, plan_to_erase)
+    report = verify_all(repository)
+    assert (report.ok, report.erased_records) == (True, 6)
+
+
+def test_a_notice_is_written_everywhere_before_anything_is_destroyed(repository: Repository) -> None:
+    _archive(repository, _records(ANNA))
+    takes_nothing = MemorySink(permissions="lrd")
+    with pytest.raises(SinkPermissionError):
+        apply_erase_tenant(repository, plan_erase_tenant(repository, ANNA, copies=[takes_nothing]))
+    assert len(_tenant_keys(repository.sink)) == 1
+    empty = MemorySink()  # a copy that lost its keys
+    apply_erase_tenant(repository, plan_erase_tenant(repository, ANNA, copies=[empty]))
+    assert [name.endswith(".erased") for name in empty.contents()] == [True]
+
+
+def test_a_key_that_a_store_keeps_is_not_used_again(repository: Repository) -> None:
+    _archive(repository, _records(ANNA))
+    kept = attrs.evolve(repository, sink=limited(repository.sink))  # type: ignore[arg-type]  # a memory sink
+    report = apply_erase_tenant(kept, plan_erase_tenant(kept, ANNA))
+    assert (report.erased, len(report.left)) == (False, 1)
+    _archive(repository, _records(ANNA))
+    assert len(_tenant_keys(repository.sink)) == 2
+    # and is not copied to replicas
+    replicate(repository, replica := MemorySink())
+    assert _tenant_keys(replica) == [key for key in _tenant_keys(repository.sink) if key != report.left[0].key]
 
 
 def test_a_writer_key_is_enough(repository: Repository) -> None:
@@ -158,6 +219,7 @@ def test_keys_on_a_sink_of_their_own_beside_one_that_nobody_can_delete_from() ->
     replica = MemorySink()
     replicate(repository, replica)
     assert not _tenant_keys(packs)
+    assert read_config(replica).tenants_elsewhere
     assert not _tenant_keys(replica)
     report = apply_erase_tenant(repository, plan_erase_tenant(repository, ANNA))
     assert report.erased
@@ -185,7 +247,7 @@ def test_an_interruption_is_finished_by_planning_again(repository: Repository) -
     for each in copies:
         replicate(repository, each)
     plan = plan_erase_tenant(repository, ANNA, copies=copies)
-    faulty = attrs.evolve(plan, sinks=(*plan.sinks[:2], FaultSink(copies[1], fail_from=2)))
+    faulty = attrs.evolve(plan, sinks=(*plan.sinks[:2], FaultSink(copies[1], fail_from=3)))
     with pytest.raises(SinkUnavailableError):
         apply_erase_tenant(repository, faulty)
     with pytest.raises(PlanStaleError):
@@ -262,3 +324,37 @@ def test_a_copy_under_other_keys_leaves_out_who_was_erased(repository: Repositor
     report = copy(repository, target, identify=identify)
     assert not report.failed
     assert _read(target, report.copied[archive_id]) == set(_records(BEN).values())
+
+
+def test_a_copy_under_other_keys_is_not_made_of_an_archive_that_lost_keys(
+    repository: Repository, sink: MemorySink
+) -> None:
+    archive_id = _archive(repository, _records(ANNA, BEN))
+    for key in _tenant_keys(sink)[:1]:
+        sink.delete(key)
+    target = new_repository(MemorySink())
+    report = copy(repository, target, identify=lambda _section, value: [tuple(value.split(b"|")[:2])])  # type: ignore[list-item]
+    assert [(one.archive_id, one.error.kind) for one in report.failed] == [(archive_id, "tenant_key_lost")]
+    assert target.archive_ids() == []
+
+
+def test_replicas_say_where_their_keys_are(repository: Repository) -> None:
+    archive_id = _archive(repository, _records(ANNA))
+    replica, beside, other = MemorySink(), MemorySink(), MemorySink()
+    replicate(repository, replica, tenant_sink=beside)
+    opened = Repository.open_with(replica, KEYS, tenant_sink=beside)
+    assert _read(opened, archive_id) == set(_records(ANNA).values())
+    with pytest.raises(ConfigurationError) as caught:
+        replicate(repository, replica)
+    assert caught.value.kind == "tenant_sink_needed"
+    assert replicate(repository, replica, tenant_sink=beside).objects == 0
+    # a replica of that one which has the keys with it, and is brought up to date as it was made
+    for tenant_sink in (other, None):
+        replicate(opened, other, tenant_sink=tenant_sink)
+        assert _read(Repository.open_with(other, KEYS), archive_id) == set(_records(ANNA).values())
+    with pytest.raises(ConfigurationError) as caught:
+        replicate(opened, other, tenant_sink=MemorySink())
+    assert caught.value.kind == "tenant_sink_unexpected"
+    with pytest.raises(ConfigurationError) as caught:
+        replicate(new_repository(MemorySink()), MemorySink(), tenant_sink=beside)
+    assert caught.value.kind == "no_tenant_keys"

@@ -18,10 +18,12 @@ from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.reports import CaptureResult, Outcome, jsonable
 from knowtation_backup.operations.marks import put_mark
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
 from knowtation_backup.operations.repository.history import history
 from knowtation_backup.operations.repository.history_reports import Presence
 from knowtation_backup.operations.repository.selecting import restore_records
-from knowtation_backup.repository.layout import INDEX_PREFIX, PACK_PREFIX, TENANT_PREFIX, archive_key
+from knowtation_backup.operations.repository.stored_export import owner_of
+from knowtation_backup.repository.layout import INDEX_PREFIX, PACK_PREFIX, archive_key
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultSink
@@ -247,11 +249,9 @@ def test_versions_that_cannot_be_opened_are_told_all_the_same(days: Days) -> Non
 
 
 def test_erased_tenants_keep_their_dates(tmp_path: Path) -> None:
-    sink = MemorySink()
-    days = Days(new_repository(sink, tenant_keys=True), tmp_path)
+    days = Days(new_repository(MemorySink(), tenant_keys=True), tmp_path)
     days.store()
-    for info in list(sink.list(TENANT_PREFIX)):
-        sink.delete(info.key)
+    apply_erase_tenant(days.repository, plan_erase_tenant(days.repository, owner_of("ann")))
     found = history(days.repository, *WHERE)
     assert [(span.first, span.size_bytes) for span in found.versions] == [(days.archives[0], None)]
     assert [finding.code for finding in found.warnings] == ["tenant_erased"]

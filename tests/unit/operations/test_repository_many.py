@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from repository_stage import (
@@ -21,7 +22,7 @@ from repository_stage import (
 from knowtation_backup.contracts import SectionSource
 from knowtation_backup.errors import ConfigurationError
 from knowtation_backup.model.reports import Outcome
-from knowtation_backup.operations.repository.backup import RepositoryBackupOptions
+from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
 from knowtation_backup.operations.repository.many import back_up_set
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
@@ -53,6 +54,26 @@ def test_a_bug_ends_the_set() -> None:
 
     with pytest.raises(ZeroDivisionError):
         back_up_set(new_repository(MemorySink()), {"broken": broken})
+
+
+@pytest.mark.parametrize("given", [5, None, "export.json", object()])
+def test_what_is_no_source_is_refused_before_anything_happens(given: Any) -> None:
+    repository = new_repository(MemorySink())
+    before = repository.archive_ids()
+    for refused in (
+        lambda: back_up_set(repository, {"one": numbered_source(1), "two": given}),
+        lambda: back_up(repository, given),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            refused()
+        assert caught.value.kind == "bad_source"
+        assert type(given).__name__ in str(caught.value)
+    assert repository.archive_ids() == before
+    report = back_up_set(repository, {"one": numbered_source(1), "two": lambda: given})
+    assert [(member.name, getattr(member.error, "kind", "")) for member in report.members] == [
+        ("one", ""),
+        ("two", "bad_source"),
+    ]
 
 
 def test_names_must_be_those_of_sources() -> None:

@@ -175,6 +175,14 @@ def half_past_seven() -> dt.datetime:
     return dt.datetime(2026, 5, 1, 7, 30, tzinfo=dt.UTC)
 
 
+def test_what_is_moved_aside_has_a_year_of_four_digits(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"mine")
+    archive_id = back_up(repository, snapshot()).archive_id
+    first = dt.datetime(1, 1, 1, 7, 30, tzinfo=dt.UTC)
+    report = restore_directory(repository, archive_id, tmp_path / "here", replace=True, clock=lambda: first)
+    assert report.moved_aside == tmp_path / "here.pre-restore-00010101T073000Z"
+
+
 @pytest.mark.parametrize("there", ["file", "directory", "nothing"])
 def test_what_is_there_is_moved_aside_when_asked_for(repository: Repository, tmp_path: Path, there: str) -> None:
     archive_id = back_up(repository, snapshot()).archive_id

@@ -22,6 +22,7 @@ from knowtation_backup.exports.records import RecordKind
 from knowtation_backup.exports.sections import ExportFileSource
 from knowtation_backup.operations.repository import stored_export as exports_of
 from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
 from knowtation_backup.operations.repository.restoring import restore_directory, restore_stream
 from knowtation_backup.operations.repository.selecting import restore_records
 from knowtation_backup.operations.repository.stored_export import ExportForm, owner_of
@@ -163,12 +164,9 @@ def test_another_root_than_was_recorded_is_an_error(
 
 
 def test_erased_tenants_are_left_out_and_named(tmp_path: Path) -> None:
-    sink = MemorySink()
-    repository = new_repository(sink, tenant_keys=True)
+    repository = new_repository(MemorySink(), tenant_keys=True)
     archive_id = stored_export(repository, tmp_path, user("ann"), user("bob"))
-    erased = repository.writer_key.tenant_id(owner_of("ann")).hex()
-    for info in list(sink.list(f"{TENANT_PREFIX}{erased}")):
-        sink.delete(info.key)
+    apply_erase_tenant(repository, plan_erase_tenant(repository, owner_of("ann")))
     entries = restore_records(repository, archive_id)
     assert {entry.user_id for entry in entries} == {"bob"}
     assert [finding.code for finding in entries.findings] == ["tenant_erased"]
@@ -178,6 +176,18 @@ def test_erased_tenants_are_left_out_and_named(tmp_path: Path) -> None:
     assert len(list(restore_records(repository, archive_id, "bob"))) == 11
     with pytest.raises(ErasedTenantError):
         list(restore_records(repository, archive_id, "ann"))
+
+
+def test_tenants_whose_keys_are_lost_are_left_out_and_named(tmp_path: Path) -> None:
+    sink = MemorySink()
+    repository = new_repository(sink, tenant_keys=True)
+    archive_id = stored_export(repository, tmp_path, user("ann"), user("bob"))
+    lost = repository.writer_key.tenant_id(owner_of("ann")).hex()
+    for info in list(sink.list(f"{TENANT_PREFIX}{lost}")):
+        sink.delete(info.key)
+    report = restore_directory(repository, archive_id, tmp_path / "here")
+    assert [finding.code for finding in report.warnings] == ["tenant_key_lost"]
+    assert report.exit_code == 3
 
 
 def test_an_export_that_does_not_say_when_it_was_made_is_dated_by_its_archive(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from repository_stage import StagedSource, contents
@@ -27,6 +29,7 @@ from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.repository import access
 from knowtation_backup.repository.access import access_files, put_access
+from knowtation_backup.repository.config import RepositoryConfig
 from knowtation_backup.repository.keys import ReadKeys
 from knowtation_backup.repository.layout import CONFIG_KEY, access_key
 from knowtation_backup.repository.repository import Repository
@@ -74,6 +77,22 @@ def test_options_are_kept() -> None:
     opened = Repository.open(sink, RAW)
     assert (opened.config.grace_seconds, opened.config.max_chain, opened.config.tenant_keys) == (60, 3, True)
     assert opened.writer_key.public_key.kind is KeyKind.MLKEM768_X25519
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, -1.0, 0, 1e300, True, "3600"])
+def test_a_grace_period_is_a_number_that_can_be_waited_for(seconds: Any) -> None:
+    sink = MemorySink()
+    with pytest.raises(ConfigurationError) as caught:
+        Repository.create(sink, seal_to=RAW, grace_seconds=seconds)
+    assert (caught.value.kind, sink.contents()) == ("bad_option", {})
+    text = (
+        '{"format":"knowtation-repository","format_version":1,"max_chain":3,"repository_id":"00","required_features":[]'
+    )
+    for stored in ("Infinity", "1e400", "1" + 400 * "0", "-1", "[]"):
+        with pytest.raises(IntegrityError) as damaged:
+            RepositoryConfig.from_bytes(f'{text},"grace_seconds":{stored}}}'.encode())
+        assert damaged.value.kind == "bad_config"
+    assert RepositoryConfig.from_bytes(f'{text},"grace_seconds":60}}'.encode()).grace_seconds == 60
 
 
 def test_creating_needs_no_right_to_delete_and_happens_once() -> None:

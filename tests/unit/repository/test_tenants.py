@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from repository_stage import MOMENT, Records, StagedSource, new_repository
 
+from knowtation_backup.codecs.keys import EncryptionKey
 from knowtation_backup.errors import (
     BackupError,
     BlobNotFoundError,
+    ConfigurationError,
     ErasedTenantError,
     IntegrityError,
     ManifestError,
@@ -24,13 +26,15 @@ from knowtation_backup.errors import (
 )
 from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.operations.repository.backup import RepositoryBackupReport, back_up
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
+from knowtation_backup.repository.config import RepositoryConfig
 from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.frames import Compressor, FileHead, FileKind, content_of, open_file, parse_head
 from knowtation_backup.repository.keys import ReadKeys
 from knowtation_backup.repository.layout import PACK_PREFIX, TENANT_PREFIX, tenant_key_named
 from knowtation_backup.repository.manifest import ArchiveManifest, RecordTables
 from knowtation_backup.repository.reading import IndexReader
-from knowtation_backup.repository.repository import Repository
+from knowtation_backup.repository.repository import Repository, read_config
 from knowtation_backup.repository.tables import TenantTable
 from knowtation_backup.repository.tenants import TenantOpener, TenantSealer
 from knowtation_backup.sinks.memory import MemorySink
@@ -63,7 +67,7 @@ def _read(repository: Repository, report: RepositoryBackupReport, *, name: str =
 
 
 def _tenant_keys(sink: MemorySink, owner: bytes | None = None) -> list[str]:
-    keys = [key for key in sink.contents() if key.startswith(TENANT_PREFIX)]
+    keys = [key for key in sink.contents() if tenant_key_named(key) is not None]
     if owner is None:
         return keys
     return [key for key in keys if KEYS.writer_key.tenant_id(owner).hex() in key]
@@ -164,21 +168,52 @@ def test_keys_lie_where_they_are_told_to(sink: MemorySink) -> None:
     assert not _tenant_keys(sink)
     assert len(_tenant_keys(beside)) == 1
     assert _read(Repository.open_with(sink, KEYS, tenant_sink=beside), report) == set(_records(ANNA).values())
-    with pytest.raises(ErasedTenantError):
-        _read(Repository.open_with(sink, KEYS), report)
+    for keys in (KEYS, KEYS.writer_key):
+        with pytest.raises(ConfigurationError) as caught:
+            Repository.open_with(sink, keys)
+        assert caught.value.kind == "tenant_sink_needed"
+
+
+def test_where_keys_lie_is_said_and_heeded(sink: MemorySink) -> None:
+    beside, recipient = MemorySink(), EncryptionKey.generate()
+    with pytest.raises(ConfigurationError) as caught:
+        Repository.create(sink, seal_to=recipient, tenant_sink=beside)
+    assert (caught.value.kind, sink.contents()) == ("no_tenant_keys", {})
+    Repository.create(sink, seal_to=recipient, tenant_keys=True, tenant_sink=beside)
+    assert read_config(sink).tenants_elsewhere
+    assert Repository.open(sink, recipient, tenant_sink=beside).tenant_sink is beside
+    with pytest.raises(ConfigurationError) as caught:
+        Repository.open(sink, recipient)
+    assert caught.value.kind == "tenant_sink_needed"
+    other = MemorySink()
+    with pytest.raises(ConfigurationError) as caught:
+        Repository.create_with(
+            other, KEYS, RepositoryConfig(repository_id=KEYS.repository_id, tenant_keys=True, tenants_elsewhere=True)
+        )
+    assert (caught.value.kind, other.contents()) == ("tenant_sink_needed", {})
+    for tenant_keys in (True, False):
+        with_it = MemorySink()
+        new_repository(with_it, keys=KEYS, tenant_keys=tenant_keys)
+        with pytest.raises(ConfigurationError) as caught:
+            Repository.open_with(with_it, KEYS, tenant_sink=beside)
+        assert caught.value.kind == "tenant_sink_unexpected"
 
 
 # -- erased tenants ------------------------------------------------------------------------------------------------
 
 
-def _erase(sink: MemorySink, owner: bytes) -> None:
+def _erase(repository: Repository, owner: bytes) -> None:
+    apply_erase_tenant(repository, plan_erase_tenant(repository, owner))
+
+
+def _lose(sink: MemorySink, owner: bytes | None = None) -> None:
     for key in _tenant_keys(sink, owner):
         sink.delete(key)
 
 
 def test_others_read_on_and_the_erased_are_named(repository: Repository, sink: MemorySink) -> None:
     report = _backup(repository, _records(ANNA, BEN, CARL))
-    _erase(sink, BEN)
+    _erase(repository, BEN)
     told: dict[bytes, int] = {}
     reader = ArchiveReader(sink, KEYS, report.manifest)
     groups = list(reader.records(_tables(report.manifest), on_erased=told.__setitem__))
@@ -193,7 +228,7 @@ def test_others_read_on_and_the_erased_are_named(repository: Repository, sink: M
 
 def test_without_being_told_it_is_an_error_after_everybody_else(repository: Repository, sink: MemorySink) -> None:
     report = _backup(repository, _records(ANNA, BEN, CARL))
-    _erase(sink, ANNA)
+    _erase(repository, ANNA)
     seen: set[bytes] = set()
     reader = ArchiveReader(sink, KEYS, report.manifest)
     groups = reader.records(_tables(report.manifest))
@@ -206,7 +241,7 @@ def test_a_tenant_that_comes_back_gets_a_new_key_and_is_stored_again(repository:
     records = _records(ANNA, BEN)
     first = _backup(repository, records)
     (old,) = _tenant_keys(sink, ANNA)
-    _erase(sink, ANNA)
+    _erase(repository, ANNA)
     again = _backup(repository, records)
     (new,) = _tenant_keys(sink, ANNA)
     assert new != old
@@ -221,10 +256,63 @@ def test_a_tenant_that_comes_back_gets_a_new_key_and_is_stored_again(repository:
 
 def test_a_tenant_that_is_gone_from_the_source_stays_gone(repository: Repository, sink: MemorySink) -> None:
     _backup(repository, _records(ANNA, BEN))
-    _erase(sink, ANNA)
+    _erase(repository, ANNA)
     report = _backup(repository, _records(BEN))
     assert not _tenant_keys(sink, ANNA)
     assert _read(repository, report) == set(_records(BEN).values())
+
+
+# -- lost keys -------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_lost_is_told_from_one_that_was_destroyed(repository: Repository, sink: MemorySink) -> None:
+    report = _backup(repository, _records(ANNA, BEN, CARL))
+    _erase(repository, ANNA)
+    _lose(sink, BEN)
+    erased: dict[bytes, int] = {}
+    lost: dict[bytes, int] = {}
+    tables = _tables(report.manifest)
+    reader = ArchiveReader(sink, KEYS, report.manifest)
+    groups = list(reader.records(tables, on_erased=erased.__setitem__, on_lost=lost.__setitem__))
+    assert {record.value for group in groups for record in group} == set(_records(CARL).values())
+    owner_key = KEYS.writer_key.owner_key
+    assert (erased, lost) == ({owner_key(ANNA): 3}, {owner_key(BEN): 3})
+    with pytest.raises(ErasedTenantError) as caught:
+        list(reader.records(tables, on_erased=erased.__setitem__))
+    assert (caught.value.kind, BEN.decode() in str(caught.value)) == ("tenant_key_lost", False)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 300, None])
+def test_nobody_without_a_key_of_the_repository_says_that_a_tenant_was_erased(
+    repository: Repository, sink: MemorySink, content: bytes | None
+) -> None:
+    report = _backup(repository, _records(ANNA, BEN))
+    (key,) = _tenant_keys(sink, ANNA)
+    forged = key.removesuffix(".tenant") + ".erased"
+    if content is None:  # a genuine notice, of another tenant
+        _erase(repository, BEN)
+        content = next(stored for name, stored in sink.contents().items() if name.endswith(".erased"))
+    sink.put(forged, (content,))
+    again = _backup(repository, _records(ANNA))
+    assert again.sections[0].stored == 0  # a notice that says nothing does not make a writer store it again
+    _lose(sink, ANNA)
+    with pytest.raises(ErasedTenantError) as caught:
+        list(ArchiveReader(sink, KEYS, report.manifest).records(_tables(report.manifest), owner=ANNA))
+    assert caught.value.kind == "tenant_key_lost"
+
+
+def test_a_backup_says_whose_keys_are_lost_and_stores_their_records_again(
+    repository: Repository, sink: MemorySink
+) -> None:
+    records = _records(ANNA, BEN, CARL)
+    _backup(repository, records)
+    _erase(repository, CARL)
+    assert _backup(repository, records).warnings == ()
+    _lose(sink)
+    again = _backup(repository, records, more=_records(BEN))
+    assert [(found.code, found.message.split(maxsplit=3)[2]) for found in again.warnings] == [("tenant_key_lost", "3")]
+    assert _read(repository, again) == set(records.values())
+    assert _backup(repository, records).warnings == ()
 
 
 # -- writing -------------------------------------------------------------------------------------------------------

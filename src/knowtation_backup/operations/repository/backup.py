@@ -15,17 +15,18 @@ from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_
 from ...errors import BackupError, ConfigurationError, PlanStaleError
 from ...model.events import Event
 from ...model.manifest import check_tags
-from ...model.moments import iso_ms
+from ...model.moments import iso_ms, utc_of
 from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
+from ...retention.common import MAX_AHEAD
 from ..marks import quarantine
 from ..writing import generator
 from .catalog import is_whole, live_archives, stored_sizes
 
-__all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up"]
+__all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up", "no_source"]
 
 _LOOK_AT: Final = 256
 """Archives looked at for a parent and for known files, newest first; more only until there is a parent."""
@@ -42,7 +43,10 @@ class RepositoryBackupOptions:
     set_id: str = ""
     """The same for all archives of one backup set."""
     parent: str | None = None
-    """Id of the archive to compare with; `None`: the newest complete one of the same kind and source."""
+    """
+    Id of the archive to compare with; `None`: the newest complete one of the same kind and source that is not dated
+    more than a day ahead.
+    """
     full: bool = False
     """Store everything again, without comparing: nothing of older archives is needed to read this one."""
     write: WriteOptions = attrs.field(factory=WriteOptions)
@@ -111,13 +115,18 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         SinkError: Storing failed; no archive was made.
         PlanStaleError: It took longer than half the repository's grace period, and no archive was made; or publishing
             it took that long in addition, and it is in quarantine, kind ``published_too_late``.
-        ConfigurationError: The parent that was named cannot be one, kind ``bad_parent``.
+        ConfigurationError: The parent that was named cannot be one, kind ``bad_parent``; or *source* is no source,
+            ``bad_source``.
     """
     options = options or RepositoryBackupOptions()
+    given: object = source
+    if not isinstance(given, SectionSource):
+        raise no_source(given)
     began_at = monotonic()
     started_at = clock()
     capture = source.capture_sections(taken_at=started_at, observer=observer)
-    parent, pieces, warnings = _look(repository, capture, options)
+    now = max(utc_of(started_at), utc_of(capture.taken_at))
+    parent, pieces, warnings = _look(repository, capture, options, now=now)
     writer = ArchiveWriter(
         repository.sink,
         repository.writer_key,
@@ -134,6 +143,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         results: list[CaptureResult] = []
         writer.write(_sections(capture, results))
         result = results[0]
+        warnings += _lost_keys(repository, writer.lost_tenants)
         facts = {
             "kind": capture.kind,
             "source_id": capture.source_id,
@@ -162,6 +172,21 @@ def back_up(  # noqa: PLR0913 - parts with defaults
         duration_seconds=monotonic() - began_at,
         warnings=(*warnings, *result.warnings),
     )
+
+
+def no_source(given: object) -> ConfigurationError:
+    """Return the error that something is no source of sections."""
+    hint = "pass an object with capture_sections(); ExportSections makes one of an exporter"
+    return ConfigurationError(f"a {type(given).__name__} is no source", kind="bad_source", hint=hint)
+
+
+def _lost_keys(repository: Repository, tenants: int) -> Iterator[Finding]:
+    if tenants:
+        message = (
+            f"keys of {tenants} tenant(s) are lost: older archives of theirs open for nobody, and everything is stored "
+            "again under new keys; repair them from a replica"
+        )
+        yield Finding(code="tenant_key_lost", where=repository.tenant_sink.location, message=message)
 
 
 def _distrust(repository: Repository, archive_id: str, clock: Clock) -> NoReturn:
@@ -209,7 +234,7 @@ def _tell(observer: Observer, name: str, capture: SectionCapture, **fields: obje
 
 
 def _look(
-    repository: Repository, capture: SectionCapture, options: RepositoryBackupOptions
+    repository: Repository, capture: SectionCapture, options: RepositoryBackupOptions, *, now: dt.datetime
 ) -> tuple[Parent | None, KnownPieces, list[Finding]]:
     """Choose the parent, and take note of the files that the newest archive of every series has."""
     pieces = KnownPieces()
@@ -217,7 +242,7 @@ def _look(
     if options.full:
         return None, pieces, findings
     wanted = (capture.kind, capture.source_id)
-    newest = _newest(repository, wanted, options.parent, findings)
+    newest = _newest(repository, wanted, options.parent, findings, now)
     present = stored_sizes(repository) if newest else {}
     for candidate in newest.values():
         if is_whole(candidate.manifest, present):
@@ -235,14 +260,21 @@ def _look(
 
 
 def _newest(
-    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding]
+    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding], now: dt.datetime
 ) -> dict[tuple[str, str], Parent]:
-    """Return the best archive of every series; for the series *wanted* the one that is *named*, or none then."""
+    """
+    Return the best archive of every series; for the series *wanted* the one that is *named*, or none then.
+
+    One that is dated ahead would stay the newest, and be compared with for ever: it is taken only while there is no
+    other.
+    """
     newest: dict[tuple[str, str], Parent] = {}
     chosen: Parent | None = None
+    ahead: list[Parent] = []
     with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
         for read, found in enumerate(archives):
-            if read >= _LOOK_AT and wanted in newest and named is None:
+            enough = wanted in newest and not _is_ahead(newest[wanted], now)
+            if read >= _LOOK_AT and enough and named is None:
                 break  # a long history is not read for files that others may have
             if found.manifest is None:
                 message = f"its manifest cannot be read: {found.error}"
@@ -250,10 +282,18 @@ def _newest(
                 continue
             here = Parent(archive_id=found.archive_id, manifest=found.manifest)
             series = (found.manifest.kind, found.manifest.source_id)
-            if series not in newest or _rank(here) > _rank(newest[series]):
+            if series == wanted and _is_ahead(here, now):
+                ahead.append(here)
+            if series not in newest or _rank(here, now) > _rank(newest[series], now):
                 newest[series] = here
             if found.archive_id == named:
                 chosen = here
+    if ahead:
+        message = (
+            f"{len(ahead)} archive(s) of this series are dated more than a day ahead, this one to "
+            f"{iso_ms(ahead[0].manifest.taken_at)}: put them into the trash if their date is wrong"
+        )
+        findings.append(Finding(code="archive_from_the_future", where=ahead[0].archive_id, message=message))
     if named is not None:
         newest.pop(wanted, None)
         if chosen is not None:
@@ -261,6 +301,10 @@ def _newest(
     return newest
 
 
-def _rank(parent: Parent) -> tuple[bool, dt.datetime, dt.datetime]:
+def _is_ahead(parent: Parent, now: dt.datetime) -> bool:
+    return parent.manifest.taken_at - now > MAX_AHEAD
+
+
+def _rank(parent: Parent, now: dt.datetime) -> tuple[bool, bool, dt.datetime, dt.datetime]:
     manifest = parent.manifest
-    return (manifest.complete, manifest.taken_at, manifest.finished_at)
+    return (not _is_ahead(parent, now), manifest.complete, manifest.taken_at, manifest.finished_at)

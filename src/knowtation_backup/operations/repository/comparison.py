@@ -67,10 +67,14 @@ class Side:
         return cls(archive_id, manifest, indexes, content)
 
     def values(self, tables: RecordTables, wanted: set[bytes]) -> dict[bytes, bytes]:
-        """Return the values of records; those of erased tenants are left out."""
+        """Return the values of records; those of tenants whose keys are gone are left out."""
         if self.content is None or not wanted:
             return {}
-        groups = self.content.records(tables, wanted=wanted, on_erased=lambda _owner, _count: None)
+
+        def leave_out(_owner_key: bytes, _count: int) -> None:
+            pass
+
+        groups = self.content.records(tables, wanted=wanted, on_erased=leave_out, on_lost=leave_out)
         return {record.key: record.value for group in groups for record in group}
 
 

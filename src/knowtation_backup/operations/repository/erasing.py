@@ -1,5 +1,8 @@
 """
-Erase a tenant from all archives at once, those that nobody can delete too: its keys are destroyed, nothing is written.
+Erase a tenant from all archives at once, those that nobody can delete too: its keys are destroyed.
+
+What is written is a notice in the place of each key, so that nobody takes the erasure for a loss, or a loss for an
+erasure.
 
 A key must go from every place it was copied to. What was open to somebody before stays known to him; from then on
 nobody can open it any more, with whatever keys.
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -19,7 +23,8 @@ from ...model.events import Event
 from ...model.moments import iso_ms
 from ...model.reports import Finding, Outcome
 from ...model.sections import SectionKind
-from ...repository.layout import tenant_key_named, tenant_key_prefix
+from ...repository.erasures import put_erasure
+from ...repository.layout import tenant_key_id, tenant_key_named, tenant_key_prefix
 from ...repository.manifest import ArchiveManifest, RecordTables
 from ...repository.proving import WRONG_BYTES
 from ...repository.reading import IndexReader
@@ -73,6 +78,8 @@ class ErasePlan:
     findings: tuple[Finding, ...] = ()
     """What erasing does not reach, or could not be looked at."""
     sinks: tuple[ArchiveSink, ...] = attrs.field(repr=False)
+    key_ids: tuple[bytes, ...] = attrs.field(default=(), repr=False)
+    """Of every key the tenant ever had, as far as stores and archives know: each gets a notice."""
 
     def __str__(self) -> str:
         """Return what would happen, for people."""
@@ -139,7 +146,8 @@ def plan_erase_tenant(repository: Repository, owner: str | bytes, *, copies: Ite
     """
     Return a plan that destroys all keys of a tenant; nothing happens.
 
-    A writer key is enough, since nothing is opened. Memory: the records of a section, 40 bytes each.
+    A writer key is enough, since nothing is opened. Memory: the records of a section, 40 bytes each. A plan for a
+    tenant whose keys are lost already has no objects: applying it says that they are not missed.
 
     Args:
         repository: Which.
@@ -159,7 +167,9 @@ def plan_erase_tenant(repository: Repository, owner: str | bytes, *, copies: Ite
     tenant_id = repository.writer_key.tenant_id(name)
     sinks = (repository.tenant_sink, *copies)
     objects = _objects(sinks, tenant_id)
-    archives, findings = _affected(repository, repository.writer_key.owner_key(name))
+    archives, known, findings = _affected(repository, repository.writer_key.owner_key(name), tenant_id)
+    named = (tenant_key_named(each.key) for each in objects)
+    key_ids = known.union(key_id for _, key_id in filter(None, named))
     if not objects and not archives:
         message = f"nothing in {repository.sink.location} is of such a tenant"
         raise ConfigurationError(message, kind="no_such_tenant", hint="is it named as in the source?")
@@ -170,6 +180,7 @@ def plan_erase_tenant(repository: Repository, owner: str | bytes, *, copies: Ite
         archives=archives,
         findings=tuple(findings),
         sinks=sinks,
+        key_ids=tuple(sorted(key_ids)),
     )
 
 
@@ -179,8 +190,9 @@ def apply_erase_tenant(
     """
     Destroy the keys of a tenant. This cannot be undone.
 
-    Archives, packs and indexes stay as they are; verifying them finds no damage, restoring gives everybody else's
-    records. An interruption leaves some of the keys: plan again.
+    Needs the rights to create and to delete where the keys are: first a notice of the erasure is written in every
+    place, then the keys are deleted. Archives, packs and indexes stay as they are; verifying them finds no damage,
+    restoring gives everybody else's records. An interruption leaves some of the keys: plan again.
 
     Args:
         repository: The one the plan was made for.
@@ -191,6 +203,7 @@ def apply_erase_tenant(
     Raises:
         PlanStaleError: The stores hold other keys of the tenant than planned for; nothing happened.
         ConfigurationError: The plan is of another repository, kind ``wrong_repository``.
+        SinkPermissionError: A store takes no notice; no key was destroyed.
         SinkUnavailableError: A store could not be reached; keys destroyed so far are.
     """
     if plan.repository_id != repository.config.repository_id:
@@ -198,6 +211,9 @@ def apply_erase_tenant(
     tenant_id = bytes.fromhex(plan.tenant_id)
     if _objects(plan.sinks, tenant_id) != plan.objects:
         raise PlanStaleError("keys of the tenant came or went since the plan was made", hint="plan again")
+    erased_at = clock()
+    for sink, key_id in itertools.product(plan.sinks, plan.key_ids):
+        put_erasure(sink, repository.writer_key, tenant_id, key_id, at=erased_at)
     for sink, found in _listed(plan.sinks, tenant_id):
         with contextlib.suppress(SinkPermissionError, BlobNotFoundError):
             sink.delete(found.key)
@@ -206,7 +222,7 @@ def apply_erase_tenant(
     return ErasureReport(
         repository_id=plan.repository_id,
         tenant_id=plan.tenant_id,
-        erased_at=clock(),
+        erased_at=erased_at,
         removed=tuple(each for each in plan.objects if each not in left),
         left=left,
         archives=plan.archives,
@@ -225,10 +241,13 @@ def _objects(sinks: Iterable[ArchiveSink], tenant_id: bytes) -> tuple[TenantKeyO
     return tuple(sorted(found for _, found in _listed(sinks, tenant_id)))
 
 
-def _affected(repository: Repository, owner_key: bytes) -> tuple[tuple[AffectedArchive, ...], Sequence[Finding]]:
-    """Return the archives that have records of an owner, and what erasing does not reach."""
+def _affected(
+    repository: Repository, owner_key: bytes, tenant_id: bytes
+) -> tuple[tuple[AffectedArchive, ...], set[bytes], Sequence[Finding]]:
+    """Return the archives that have records of an owner, the ids of its keys they know, and what is not reached."""
     reader = IndexReader(repository.sink, repository.writer_key)
     affected: list[AffectedArchive] = []
+    key_ids: set[bytes] = set()
     findings: list[Finding] = []
     images = False
     for listed in repository.archives():
@@ -237,6 +256,7 @@ def _affected(repository: Repository, owner_key: bytes) -> tuple[tuple[AffectedA
             images = images or any(section.kind is SectionKind.IMAGE for section in listed.manifest.sections)
             try:
                 records = _count(listed.manifest, reader, owner_key)
+                key_ids.update(_key_ids(listed.manifest, reader, tenant_id))
             except WRONG_BYTES as unreadable:
                 error = unreadable
             else:
@@ -245,7 +265,15 @@ def _affected(repository: Repository, owner_key: bytes) -> tuple[tuple[AffectedA
         if error is not None:
             message = f"whether it has records of the tenant cannot be seen: {error}"
             findings.append(Finding(code="archive_damaged", where=listed.archive_id, message=message))
-    return tuple(affected), [*findings, *_limits(repository, images=images)]
+    return tuple(affected), key_ids, [*findings, *_limits(repository, images=images)]
+
+
+def _key_ids(manifest: ArchiveManifest, reader: IndexReader, tenant_id: bytes) -> Iterator[bytes]:
+    for section in manifest.sections:
+        if isinstance(section, RecordTables):
+            public_key = reader.tenants(manifest, section).get(tenant_id)
+            if public_key is not None:
+                yield tenant_key_id(public_key)
 
 
 def _count(manifest: ArchiveManifest, reader: IndexReader, owner_key: bytes) -> int:

@@ -19,7 +19,7 @@ from ...contracts import Clock, Observer, SectionSource, ignore_events, utc_now
 from ...errors import BackupError, ConfigurationError
 from ...model.reports import Finding, Outcome
 from ...repository.repository import Repository
-from .backup import RepositoryBackupOptions, RepositoryBackupReport, back_up
+from .backup import RepositoryBackupOptions, RepositoryBackupReport, back_up, no_source
 
 __all__ = ["BackupSetReport", "MakesRepository", "MakesSource", "SetMember", "back_up_set"]
 
@@ -109,7 +109,8 @@ def back_up_set(  # noqa: PLR0913 - parts with defaults
         clock: Dates the archives; only in threads of this process.
 
     Raises:
-        ConfigurationError: No source, or a pair names none.
+        ConfigurationError: No source, or a pair names none; kind ``bad_source``: something is neither a source nor a
+            function. Nothing was read or written.
         BaseException: What is not a `BackupError` ends the set; backups under way finish, and are not reported.
     """
     if not sources:
@@ -117,6 +118,9 @@ def back_up_set(  # noqa: PLR0913 - parts with defaults
     unknown = sorted({name for pair in pillars for name in pair} - sources.keys())
     if unknown:
         raise ConfigurationError(f"no source is called {', '.join(unknown)[:200]}", kind="bad_option")
+    for source in sources.values():
+        if not isinstance(source, SectionSource) and not callable(source):
+            raise no_source(source)
     options = options or RepositoryBackupOptions()
     if not options.set_id:
         options = attrs.evolve(options, set_id=secrets.token_hex(8))

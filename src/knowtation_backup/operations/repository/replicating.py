@@ -30,7 +30,15 @@ from ...model.events import Event
 from ...model.marks import MAX_MARK_BYTES
 from ...model.reports import Unverified
 from ...repository.config import MAX_CONFIG_BYTES
-from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, archive_key, archive_stamp
+from ...repository.layout import (
+    ACCESS_PREFIX,
+    CONFIG_KEY,
+    TENANT_PREFIX,
+    archive_key,
+    archive_stamp,
+    erasure_named,
+    tenant_key_at,
+)
 from ...repository.manifest import ArchiveManifest
 from ...repository.notes import list_notes, read_note
 from ...repository.proving import WRONG_BYTES
@@ -70,19 +78,21 @@ def replicate(  # noqa: PLR0913 - the last six have defaults
         read_back: ``content`` reads every new object again and compares it with its name.
         marks: Whether pins, tags, notes and quarantine come along.
         tenant_sink: Where keys of tenants go. `None`: to *sink*, if the repository has them with everything else; where
-            it has them in another place, they are not copied, so that erasing a tenant stays possible there.
+            it has them in another place, they are not copied, so that erasing a tenant stays possible there, and the
+            replica is opened with that place. The replica says whether they are elsewhere, and stays with that.
         observer: Told what happens.
         monotonic: Seconds; measures durations.
 
     Raises:
-        ConfigurationError: The sink holds another repository, kind ``wrong_repository``.
+        ConfigurationError: The sink holds another repository, kind ``wrong_repository``; or *tenant_sink* is not what
+            the replica says: ``tenant_sink_needed``, ``tenant_sink_unexpected``, ``no_tenant_keys``.
         SinkError: Reading or storing failed; repeat it to go on.
     """
-    if tenant_sink is None and repository.tenants_at is None:
-        tenant_sink = sink
+    replica, fresh, tenant_sink = _agreed(repository, sink, tenant_sink)
     wanted = wanted_archives(repository, archive_ids)  # first, so that the keys of tenants are there that these need
     written, stale = _copy_access(repository, sink, tenant_sink)
-    replica = Repository.open_with(sink, repository.keys)
+    if fresh:  # last, so that whoever finds a repository can open it
+        written[CONFIG_KEY] = _copy_config(repository, replica)
     report = copy_as_stored(
         repository,
         replica,
@@ -100,17 +110,39 @@ def replicate(  # noqa: PLR0913 - the last six have defaults
     )
 
 
+def _agreed(
+    repository: Repository, sink: ArchiveSink, tenant_sink: ArchiveSink | None
+) -> tuple[Repository, bool, ArchiveSink | None]:
+    """Return the replica, whether it is new, and where keys of tenants are copied to; `None`: nowhere."""
+    config = repository.config
+    given = None if tenant_sink is sink else tenant_sink
+    if given is not None and not config.tenant_keys:
+        message = f"tenants have no keys of their own in {repository.sink.location}"
+        raise ConfigurationError(message, kind="no_tenant_keys", hint="leave out tenant_sink=")
+    try:
+        there = read_config(sink)
+    except RepositoryNotFoundError:
+        with_it = tenant_sink is sink or (tenant_sink is None and not config.tenants_elsewhere)
+        elsewhere = config.tenant_keys and not with_it
+        there, fresh = attrs.evolve(config, tenants_elsewhere=elsewhere), True
+    else:
+        fresh = False
+    if there.repository_id != config.repository_id:
+        message = f"{sink.location} holds another repository"
+        raise ConfigurationError(message, kind="wrong_repository", hint="choose another place")
+    if there.tenants_elsewhere and tenant_sink is None:
+        replica = Repository(sink=sink, keys=repository.keys, config=there, tenants_at=repository.tenants_at)
+        return replica, fresh, None
+    replica = Repository(
+        sink=sink, keys=repository.keys, config=there, tenants_at=tenant_sink if there.tenants_elsewhere else given
+    )
+    return replica, fresh, replica.tenant_sink
+
+
 def _copy_access(
     repository: Repository, sink: ArchiveSink, tenant_sink: ArchiveSink | None
 ) -> tuple[dict[str, int], list[str]]:
     """Copy who may open what; return what was written, and what is only there."""
-    try:
-        if read_config(sink).repository_id != repository.config.repository_id:
-            message = f"{sink.location} holds another repository"
-            raise ConfigurationError(message, kind="wrong_repository", hint="choose another place")
-        fresh = False
-    except RepositoryNotFoundError:
-        fresh = True
     written: dict[str, int] = {}
     stale: list[str] = []
     places = [(ACCESS_PREFIX, repository.sink, sink)]
@@ -120,12 +152,20 @@ def _copy_access(
         here = [info.key for info in source.list(prefix)]
         there = {info.key for info in target.list(prefix)}
         stale += sorted(there.difference(here))
+        erased = {tenant_key_at(*named) for named in map(erasure_named, there.union(here)) if named is not None}
         for key in here:
-            if key not in there:
+            if key not in there and key not in erased:
                 written[key] = _copy_small(source, target, key, MAX_OBJECT_BYTES)
-    if fresh:  # last, so that whoever finds a repository can open it
-        written[CONFIG_KEY] = _copy_small(repository.sink, sink, CONFIG_KEY, MAX_CONFIG_BYTES)
     return written, stale
+
+
+def _copy_config(repository: Repository, replica: Repository) -> int:
+    if replica.config == repository.config:
+        return _copy_small(repository.sink, replica.sink, CONFIG_KEY, MAX_CONFIG_BYTES)
+    data = replica.config.to_bytes()
+    with contextlib.suppress(BlobExistsError):
+        replica.sink.put(CONFIG_KEY, (data,))
+    return len(data)
 
 
 def _copy_small(source: ArchiveSink, target: ArchiveSink, key: str, limit_bytes: int) -> int:

@@ -20,6 +20,7 @@ from ...contracts import Clock, Observer, ignore_events, utc_now
 from ...errors import BackupError, BlobExistsError, ConfigurationError, TargetNotReadyError
 from ...exports.sections import HEADER_SECTION
 from ...model.events import Event
+from ...model.moments import stamp
 from ...repository.content import ArchiveReader
 from ...repository.manifest import ArchiveManifest, FileTable, ImageTables, RecordTables, SectionTables
 from ...repository.repository import Repository
@@ -140,7 +141,7 @@ def restore_directory(  # noqa: PLR0913 - the last seven have defaults
     observer(Event(name="restore.started", fields=facts))
     written: list[RestoredSection] = []
     try:
-        aside = f"{plan.directory.name}.pre-restore-{clock():%Y%m%dT%H%M%SZ}" if replace else None
+        aside = f"{plan.directory.name}.pre-restore-{stamp(clock())}" if replace else None
         with NewTree(plan.directory, aside=aside) as tree:
             for section in plan.sections:
                 with tree.file(section.path) as file:

@@ -100,7 +100,7 @@ class StoredExport:
     reader: ArchiveReader
     keys: WriterKey
     findings: list[Finding] = attrs.field(factory=list, init=False)
-    """What is missing, known once entries were iterated: tenants whose key was destroyed."""
+    """What is missing, known once entries were iterated: tenants whose key was destroyed, or is lost."""
 
     def entries(self, tables: RecordTables, choice: RecordChoice | None = None) -> StoredEntries:
         """
@@ -112,7 +112,7 @@ class StoredExport:
 
         Raises (some while iterating):
             BlobNotFoundError: There is no such tenant, vault, note or proposal: kind ``no_such_record``.
-            ErasedTenantError: The tenant that was asked for was erased.
+            ErasedTenantError: The tenant that was asked for was erased, or its key is lost.
             IntegrityError: Something is not what was backed up.
         """
         header = self.manifest.section(HEADER_SECTION)
@@ -127,15 +127,22 @@ class StoredExport:
         return StoredEntries(self._tenants(tables), head, content_root=self._content_root, findings=self.findings)
 
     def _tenants(self, tables: RecordTables) -> Iterator[Iterator[bytes]]:
-        for group in self.reader.records(tables, on_erased=self._erased(tables)):
+        for group in self.reader.records(tables, on_erased=self._erased(tables), on_lost=self._lost(tables)):
             yield (record.value for record in group)
 
     def _erased(self, tables: RecordTables) -> Callable[[bytes, int], None]:
         def note(owner_key: bytes, count: int) -> None:
             message = f"{count} record(s) are left out: their tenant was erased"
-            self.findings.append(
-                Finding(code="tenant_erased", where=f"{tables.name}/{owner_key.hex()}", message=message)
-            )
+            where = f"{tables.name}/{owner_key.hex()}"
+            self.findings.append(Finding(code="tenant_erased", where=where, message=message))
+
+        return note
+
+    def _lost(self, tables: RecordTables) -> Callable[[bytes, int], None]:
+        def note(owner_key: bytes, count: int) -> None:
+            message = f"{count} record(s) are left out: the key of their tenant is lost; repair it from a replica"
+            where = f"{tables.name}/{owner_key.hex()}"
+            self.findings.append(Finding(code="tenant_key_lost", where=where, message=message))
 
         return note
 
@@ -155,7 +162,7 @@ class StoredExport:
 
     def _content_root(self) -> str | None:
         if self.findings:
-            return None  # without tenants that were erased it is another one
+            return None  # without tenants whose keys are gone it is another one
         table = self.manifest.section(DETAILS_SECTION)
         if not isinstance(table, FileTable):
             return None

@@ -49,7 +49,7 @@ class RepositoryVerifyReport(VerifyAllReport):
     stored_bytes: int = 0
     """Bytes of packs that were read, each once."""
     erased_records: int = 0
-    """Records nobody can open any more since the keys of their tenants were destroyed; that is no damage."""
+    """Records nobody can open any more since the keys of their tenants were destroyed, as notices say: no damage."""
 
     @property
     def failed(self) -> tuple[ArchiveVerifyReport, ...]:
@@ -79,6 +79,8 @@ class RepositoryVerifyReport(VerifyAllReport):
         totals = f"{len(self.failed)} with findings, {len(self.unverified)} not judged"
         lines = [f"verified {len(self.reports)} archive(s) ({depth}): {totals}"]
         lines.append(f"  {self.packs_read} packs read, {self.stored_bytes:,} bytes")
+        if self.erased_records:
+            lines.append(f"  {self.erased_records} record(s) of erased tenants, which nobody can open")
         lines += [f"  DAMAGED {item.key}: {item.code}, in {len(item.archives)} archive(s)" for item in self.objects]
         lines += [f"  NOT JUDGED {item.archive_id}: {item.error}" for item in self.unverified]
         return "\n".join(lines + [str(report) for report in self.reports])

@@ -79,11 +79,13 @@ class StagedSource:
         return {**self.images, **self.files, **records}
 
 
-def new_repository(sink: ArchiveSink, *, keys: ReadKeys | None = None, **config: object) -> Repository:
+def new_repository(
+    sink: ArchiveSink, *, keys: ReadKeys | None = None, tenant_sink: ArchiveSink | None = None, **config: object
+) -> Repository:
     """Make a repository whose secrets lie nowhere but in its handle."""
     keys = keys or ReadKeys.generate()
     made = RepositoryConfig(repository_id=keys.repository_id, **config)  # type: ignore[arg-type]  # fields by name
-    return Repository.create_with(sink, keys, made)
+    return Repository.create_with(sink, keys, made, tenant_sink=tenant_sink)
 
 
 def contents(repository: Repository, archive_id: str) -> dict[str, bytes | set[bytes]]:

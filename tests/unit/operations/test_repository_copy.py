@@ -18,8 +18,9 @@ from knowtation_backup.model.marks import MarkVerb
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.backup import ReadBack
-from knowtation_backup.operations.marks import list_marks, pin, put_mark, tag
+from knowtation_backup.operations.marks import list_marks, pin, put_mark, quarantine, tag
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
+from knowtation_backup.operations.repository.catalog import find, list_archives
 from knowtation_backup.operations.repository.copying import copy
 from knowtation_backup.operations.repository.replicating import lag, replicate
 from knowtation_backup.operations.repository.verifying import verify_all
@@ -166,6 +167,7 @@ def test_archives_in_the_trash_are_left_out_unless_named() -> None:
     put_mark(repository.sink, first, MarkVerb.TRASHED)
     replica = empty_replica(repository)
     assert first not in copy(repository, replica).copied
+    assert lag(repository, replica).missing == ()
     assert first in copy(repository, replica, [first]).copied
     assert lag(repository, replica).missing == ()
 
@@ -350,6 +352,26 @@ def records(repository: Repository, archive_id: str) -> Iterator[list[ReadRecord
     section = manifest.section("notes")
     assert isinstance(section, RecordTables)
     return ArchiveReader(repository.sink, repository.read_keys, manifest).records(section)
+
+
+def test_a_copy_under_other_keys_is_pinned_and_in_quarantine_as_the_original() -> None:
+    repository = filled(days=3)
+    pinned, later, suspicious = repository.archive_ids()
+    pin(repository.sink, pinned)
+    quarantine(repository.sink, suspicious)
+    verify_all(repository)
+    other = new_repository(MemorySink())
+    copied = copy(repository, other, identify=identify).copied
+    assert [name.verb for name in list_marks(other.sink, copied[pinned])] == [MarkVerb.PINNED]
+    assert {info.archive_id: info.standing.pinned for info in list_archives(other)}[copied[pinned]]
+    assert find(other).archive_id == copied[later]  # and not the one in quarantine
+    tag(repository.sink, later, "seen")
+    copy(repository, other, identify=identify)  # of archives that are there already, too, and none twice
+    assert [name.verb for name in list_marks(other.sink, copied[later])] == [MarkVerb.TAGGED]
+    assert len(list_marks(other.sink, copied[suspicious])) == 1
+    bare = new_repository(MemorySink())
+    copy(repository, bare, identify=identify, marks=False)
+    assert not any(list_marks(bare.sink, archive_id) for archive_id in bare.archive_ids())
 
 
 def test_what_was_copied_before_is_recognised() -> None:

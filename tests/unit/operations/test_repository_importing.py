@@ -4,7 +4,9 @@ import datetime as dt
 import gzip
 import io
 import json
+import subprocess
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +115,52 @@ def test_a_snapshot_in_a_tar_file_becomes_images() -> None:
         with pytest.raises((ConfigurationError, IntegrityError)):
             back_up(repository, source)
     assert len(repository.archive_ids()) == 1
+
+
+@pytest.mark.parametrize("program", [["tar", "-cf"], ["tar", "-czf"]])
+def test_a_directory_packed_by_tar_is_a_snapshot(program: list[str], tmp_path: Path) -> None:
+    members = {"metadata.json": b"{}", "wasm_module.bin": b"\0asm", "stable_memory.bin": b"x" * 5000}
+    (tmp_path / "there").mkdir()
+    for name, content in members.items():
+        (tmp_path / "there" / name).write_bytes(content)
+    subprocess.run([*program, "made.tar", "-C", "there", "."], cwd=tmp_path, check=True)  # noqa: S603 - of the system
+    old = MemorySink()
+    old.put("made.tar", ((tmp_path / "made.tar").read_bytes(),))
+    repository = new_repository(MemorySink())
+    source = StoredFileSource(sink=old, key="made.tar", source_id="aaaaa-aa", kind="canister-snapshot", taken_at=NOW)
+    stored = contents(repository, back_up(repository, source).archive_id)
+    assert {name: stored[name] for name in members} == members
+
+
+def _link(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, "/elsewhere"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (["metadata.json", _link("wasm_module.bin")], "'wasm_module.bin' is no regular file"),
+        (["wasm_module.bin"], "it has no metadata.json"),
+        (["metadata.json", "./metadata.json"], "'metadata.json' is in it twice"),
+    ],
+)
+def test_a_tar_file_that_lacks_something_is_no_snapshot(members: list[str | tarfile.TarInfo], said: str) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for member in members:
+            archive.addfile(tarfile.TarInfo(member) if isinstance(member, str) else member, io.BytesIO())
+    old = MemorySink()
+    old.put("snapshot.tar", (made.getvalue(),))
+    repository = new_repository(MemorySink())
+    source = StoredFileSource(
+        sink=old, key="snapshot.tar", source_id="aaaaa-aa", kind="canister-snapshot", taken_at=NOW
+    )
+    with pytest.raises(IntegrityError, match=said) as raised:
+        back_up(repository, source)
+    assert raised.value.kind == "bad_payload"
+    assert repository.archive_ids() == []
 
 
 def test_what_is_not_recognised_needs_a_kind() -> None:

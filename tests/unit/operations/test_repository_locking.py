@@ -146,13 +146,12 @@ def test_pins_without_end_and_quarantine_are_extended_from_run_to_run() -> None:
 
 def test_keys_of_tenants_on_a_sink_of_their_own_stay_deletable() -> None:
     tenants = MemorySink(locks=True)
-    made = new_repository(MemorySink(locks=True), tenant_keys=True)
-    repository = attrs.evolve(made, tenants_at=tenants)
+    repository = new_repository(MemorySink(locks=True), tenant_keys=True, tenant_sink=tenants)
     store(repository, 0)
     (key,) = tenants.contents()
-    made.sink.put(key, [b"a copy that somebody made, and that an erasure has to reach"])
+    repository.sink.put(key, [b"a copy that somebody made, and that an erasure has to reach"])
     extend(repository)
-    assert tenants.lock_of(key).until is made.sink.lock_of(key).until is None
+    assert tenants.lock_of(key).until is repository.sink.lock_of(key).until is None
 
 
 def test_a_damaged_archive_is_named_and_hinders_no_other() -> None:

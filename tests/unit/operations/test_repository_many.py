@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from repository_stage import (
     MOMENT,
@@ -28,6 +29,7 @@ from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
 
 EXPORT = "knowtation-operator-full-export"
+HUB, OTHER_HUB = "bnz7o-iuaaa-aaaaa-qaaaa-cai", "aaaaa-aa"
 
 
 def test_a_failure_stays_with_its_source() -> None:
@@ -89,13 +91,14 @@ def test_names_must_be_those_of_sources() -> None:
     [
         (StagedSource(kind=EXPORT, source_id="hub"), []),
         (StagedSource(kind=EXPORT, source_id="hub", taken_at=MOMENT + dt.timedelta(hours=2)), ["pillars_apart"]),
+        (StagedSource(kind=EXPORT, source_id=OTHER_HUB), ["pillars_differ"]),
         (StagedSource(kind=EXPORT, source_id="hub", complete=False), ["pillar_incomplete"]),
         (StagedSource(kind="agentvault", source_id="hub"), ["pillar_kind"]),
         (unreachable_source, ["pillar_missing"]),
     ],
 )
 def test_both_pillars_are_compared(export: StagedSource, codes: list[str]) -> None:
-    sources = {"snapshot": numbered_source(1), "export": export}
+    sources = {"snapshot": attrs.evolve(numbered_source(1), source_id=HUB), "export": export}
     report = back_up_set(new_repository(MemorySink()), sources, pillars=[("snapshot", "export")])
     assert [finding.code for finding in report.findings] == codes
 

@@ -8,6 +8,7 @@ compared with what that one has: history costs there what it costs here.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable
 
@@ -15,15 +16,18 @@ import attrs
 
 from ..._engine.steady import steady_seconds
 from ...contracts import Observer, ignore_events
-from ...errors import PlanStaleError
+from ...errors import BlobExistsError, PlanStaleError
 from ...exports.sections import record_names
 from ...model.events import Event
+from ...model.marks import Standing
 from ...model.reports import Unverified
 from ...repository.manifest import ArchiveManifest, RecordTables
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository
 from ...repository.writer import WriteOptions
 from ..backup import ReadBack
+from ..copy import carried_marks
+from ..marks import list_marks, read_mark
 from .archive_source import ArchiveSource, IdentifyRecord
 from .backup import DETAILS_SECTION, RepositoryBackupOptions, back_up
 from .copy_reports import RepositoryCopyReport
@@ -55,7 +59,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
         target: Where to; needs the rights to list, read and create.
         archive_ids: Which; `None` means all but those in the trash.
         read_back: With the same keys: whether new objects are read again.
-        marks: With the same keys: whether pins, tags, notes and quarantine come along.
+        marks: Whether pins, tags, notes and quarantine come along.
         identify: With other keys: finds owner and name of records, see `ArchiveSource`.
         write: With other keys: how content is stored.
         observer: Told what happens.
@@ -90,6 +94,8 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
             continue
         if _identity(manifest) in known:
             present.append(listed.archive_id)
+            if marks:
+                _carry_marks(source, target, listed.archive_id, known[_identity(manifest)])
             continue
         _tell(observer, "copy.started", archive_id=listed.archive_id)
         try:
@@ -107,6 +113,8 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
             _tell(observer, "copy.failed", archive_id=listed.archive_id, error=error.kind)
             failed.append(Unverified(archive_id=listed.archive_id, error=error))
             continue
+        if marks:
+            _carry_marks(source, target, listed.archive_id, report.archive_id)
         known[_identity(manifest)] = report.archive_id
         copied[listed.archive_id] = report.archive_id
         copied_bytes += report.new_bytes
@@ -120,6 +128,22 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
         copied_bytes=copied_bytes,
         duration_seconds=monotonic() - began_at,
     )
+
+
+def _carry_marks(source: Repository, target: Repository, archive_id: str, copied_id: str) -> None:
+    """
+    Put marks of an archive beside its copy under another id.
+
+    What verifying found stays: a copy under other keys exists only if all of it was read and was good.
+    """
+    there = {(name.order, name.verb) for name in list_marks(target.sink, copied_id)}
+    for name in carried_marks(list_marks(source.sink, archive_id), Standing()):
+        mark = read_mark(source.sink, name) if (name.order, name.verb) not in there else None
+        if mark is None or mark.damage:
+            continue
+        moved = attrs.evolve(mark, name=attrs.evolve(name, artifact=copied_id))
+        with contextlib.suppress(BlobExistsError):  # another copy was faster
+            target.sink.put(moved.name.key, (moved.to_bytes(),))
 
 
 def _tell(observer: Observer, name: str, **fields: object) -> None:

@@ -26,7 +26,7 @@ from ...model.reports import CaptureResult, Outcome
 from ...model.sections import FileSection, ImageSection, Section
 from ...model.selection import ArchiveFilter
 from ...repository.repository import Repository
-from ...snapshots.layout import section_file
+from ...snapshots.layout import METADATA_NAME, section_file
 from ...snapshots.source import SNAPSHOT_KIND
 from ..adopt import is_foreign
 from ..catalog import list_archives
@@ -136,20 +136,38 @@ class _FileCapture:
 
 
 def _tar_sections(payload: Iterator[bytes], name: str) -> Iterator[Section]:
+    """
+    Yield the files of a snapshot directory that was packed as it is, in any order.
+
+    What is no regular file is refused and not left out: a link instead of a file would make a snapshot that lacks it.
+    """
+    found: set[str] = set()
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Stream(payload)), mode="r|") as archive:
             for member in archive:
+                if member.isdir():
+                    continue  # sections make their own
+                path = member.name.removeprefix("./")  # as ``tar -cf FILE .`` writes it
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is None:
-                    continue  # directories: sections make their own
+                    raise _bad_tar(name, f"{path!r:.100} is no regular file")
+                if path in found:
+                    raise _bad_tar(name, f"{path!r:.100} is in it twice")
+                found.add(path)
                 chunks = iter(lambda file=file: file.read(_READ_BYTES), b"")  # type: ignore[misc]  # bound at once
-                if member.name in _IMAGES:
-                    yield ImageSection(name=member.name, size_bytes=member.size, chunks=chunks)
+                if path in _IMAGES:
+                    yield ImageSection(name=path, size_bytes=member.size, chunks=chunks)
                 else:
-                    yield FileSection(name=member.name, chunks=chunks)
+                    yield FileSection(name=path, chunks=chunks)
     except tarfile.TarError as error:
-        message = f"{name} is no tar file of a snapshot: {type(error).__name__}"
-        raise IntegrityError(message, kind="bad_payload", hint="use another copy") from error
+        raise _bad_tar(name, type(error).__name__) from error
+    if METADATA_NAME not in found:
+        raise _bad_tar(name, f"it has no {METADATA_NAME}")
+
+
+def _bad_tar(name: str, reason: str) -> IntegrityError:
+    hint = "use another copy, or pack the snapshot's directory anew: tar -cf FILE -C DIRECTORY ."
+    return IntegrityError(f"{name} is no tar file of a snapshot: {reason}", kind="bad_payload", hint=hint)
 
 
 class _Stream:

@@ -17,6 +17,7 @@ import attrs
 
 from ...contracts import Clock, Observer, SectionSource, ignore_events, utc_now
 from ...errors import BackupError, ConfigurationError
+from ...model.ids import Principal
 from ...model.reports import Finding, Outcome
 from ...repository.repository import Repository
 from .backup import RepositoryBackupOptions, RepositoryBackupReport, back_up, no_source
@@ -183,8 +184,19 @@ def _cross_check(
                 findings.append(Finding(code="pillar_kind", where=name, message=message))
         first, second = found
         if first is not None and second is not None:
+            if _other_canisters(first.manifest.source_id, second.manifest.source_id):
+                message = f"the snapshot is of {first.manifest.source_id}, the export of {second.manifest.source_id}"
+                findings.append(Finding(code="pillars_differ", where=" and ".join(pair), message=message))
             gap = abs(first.manifest.taken_at - second.manifest.taken_at)
             if gap > max_gap:
                 message = f"the pillars are {gap} apart, more than {max_gap}: what was written between is in one only"
                 findings.append(Finding(code="pillars_apart", where=" and ".join(pair), message=message))
     return findings
+
+
+def _other_canisters(first: str, second: str) -> bool:
+    """Whether two sources are canisters and not the same; a hub may also be known by the name of its host."""
+    try:
+        return Principal.parse(first) != Principal.parse(second)
+    except ConfigurationError:
+        return False

@@ -177,9 +177,9 @@ def _copy_small(source: ArchiveSink, target: ArchiveSink, key: str, limit_bytes:
 
 def lag(repository: Repository, replica: Repository, *, clock: Clock = utc_now) -> LagReport:
     """
-    Say which archives a replica lacks, and how old the oldest of them is; two listings, nothing is read.
+    Say which archives a replica lacks, and how old the oldest of them is; from listings, no content is read.
 
-    Archives in the trash count as well as others: they can be undeleted.
+    Archives in the trash do not count, as `replicate` does not copy them.
 
     Raises:
         ConfigurationError: It is no replica of this repository, kind ``wrong_repository``.
@@ -187,7 +187,7 @@ def lag(repository: Repository, replica: Repository, *, clock: Clock = utc_now) 
     """
     _check_same(repository, replica)
     there = set(replica.archive_ids())
-    missing = tuple(archive_id for archive_id in repository.archive_ids() if archive_id not in there)
+    missing = tuple(archive_id for archive_id in wanted_archives(repository, None) if archive_id not in there)
     oldest = archive_stamp(missing[0]) if missing else None
     behind = clock() - oldest if oldest is not None else None
     return LagReport(missing=missing, oldest=oldest, lag=max(behind, _NOTHING) if behind is not None else _NOTHING)

@@ -115,6 +115,7 @@ from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
 from .operations.repository.history_reports import RecordHistory
 from .operations.repository.importing import ImportReport, StoredFileSource, import_all
+from .operations.repository.key_check import RepositoryKeyReport, check_repository_keys
 from .operations.repository.lock_reports import LockPlan, LockReport
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
 from .operations.repository.note_difference import NoteDiff
@@ -341,6 +342,7 @@ __all__ = [
     "RepositoryBackupReport",
     "RepositoryCopyReport",
     "RepositoryDiff",
+    "RepositoryKeyReport",
     "RepositoryPipeline",
     "RepositoryRestorePlan",
     "RepositoryRestoreReport",
@@ -415,6 +417,7 @@ __all__ = [
     "capture_all",
     "capture_facts",
     "check_content",
+    "check_repository_keys",
     "copy_archive",
     "decrypt_file",
     "decrypt_to_stream",

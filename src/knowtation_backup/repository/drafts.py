@@ -122,7 +122,8 @@ class IndexWriter:
     To be used by one thread.
     """
 
-    def __init__(self, sink: ArchiveSink, keys: WriterKey, compressor: Compressor) -> None:
+    def __init__(self, sink: ArchiveSink, keys: WriterKey, compressor: Compressor, *, read_back: bool = False) -> None:
+        self._read_back = read_back
         self._sink = sink
         self._keys = keys
         self._compressor = compressor
@@ -151,7 +152,7 @@ class IndexWriter:
         frames = [head.seal(number, body, last=number == last) for number, body in enumerate(self._bodies)]
         stored = b"".join((head.stored, *frames))
         reference = ObjectRef(object_id(stored), len(stored))
-        put_object(self._sink, index_key(reference.object_id), stored)
+        put_object(self._sink, index_key(reference.object_id), stored, read_back=self._read_back)
         for table in self._waiting:
             table.index_id = reference.object_id
         self.indexes.append(reference)

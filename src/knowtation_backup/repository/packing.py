@@ -76,9 +76,11 @@ class Packer:
         sink: Where to.
         keys: What to seal with.
         compressor: Used by several threads.
+        read_back: Whether every pack is read again.
     """
 
-    def __init__(self, sink: ArchiveSink, keys: WriterKey, compressor: Compressor) -> None:
+    def __init__(self, sink: ArchiveSink, keys: WriterKey, compressor: Compressor, *, read_back: bool = False) -> None:
+        self._read_back = read_back
         self._sink = sink
         self._keys = keys
         self._compressor = compressor
@@ -123,7 +125,7 @@ class Packer:
         store_keys(job.tenant for job, _, _ in pack.jobs)
         parts, pack.parts = pack.parts, []
         pack_id = object_id(*parts)
-        put_object(self._sink, pack_key(pack_id), *parts)
+        put_object(self._sink, pack_key(pack_id), *parts, read_back=self._read_back)
         return pack, ObjectRef(pack_id, sum(map(len, parts)))
 
 

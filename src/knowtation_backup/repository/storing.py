@@ -12,14 +12,21 @@ MAX_OBJECT_BYTES = 64 << 20
 """What a reader takes into memory at most; writers stay far below."""
 
 
-def put_object(sink: ArchiveSink, key: str, *parts: bytes) -> None:
+def put_object(sink: ArchiveSink, key: str, *parts: bytes, read_back: bool = False) -> None:
     """
     Create an object whose name contains the hash of its bytes, the *parts* joined; one there already is the same.
 
     A store may have kept an object although its answer was lost, so that a second attempt finds it there.
 
+    Args:
+        sink: Where to.
+        key: Its name.
+        parts: Its bytes.
+        read_back: Whether it is read again, whole, and compared with its name.
+
     Raises:
-        IntegrityError: Another object has this name: it was damaged, or put there by somebody else.
+        IntegrityError: Another object has this name: it was damaged, or put there by somebody else; or what was read
+            back is not what was sent.
         SinkError: Storing failed.
     """
     try:
@@ -29,6 +36,8 @@ def put_object(sink: ArchiveSink, key: str, *parts: bytes) -> None:
         if found != size:
             message = f"{key} is there already with {found} bytes instead of {size}"
             raise IntegrityError(message, kind="object_changed", hint="repair it from a replica", key=key) from None
+    if read_back:
+        get_object(sink, key)
 
 
 def get_object(sink: ArchiveSink, key: str) -> bytes:

@@ -44,6 +44,12 @@ class WriteOptions:
 
     compression_level: int = attrs.field(default=3, validator=between(1, 19))
     """Of zstd; higher is smaller and slower."""
+    read_back: bool = False
+    """
+    Whether every new object is read again and compared with its name, before the manifest is published; then that, too.
+
+    Costs reading what was added. A store that gives back other bytes ends the backup with `IntegrityError`.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -128,8 +134,9 @@ class ArchiveWriter:
         self._monotonic = monotonic
         compressor = Compressor(options.compression_level)
         self._sealers = TenantSealers(tenant_sink or sink, keys) if config.tenant_keys else None
-        self._packer = Packer(sink, keys, compressor)
-        self._indexes = IndexWriter(sink, keys, compressor)
+        self._read_back = options.read_back
+        self._packer = Packer(sink, keys, compressor, read_back=options.read_back)
+        self._indexes = IndexWriter(sink, keys, compressor, read_back=options.read_back)
         self._reader = IndexReader(sink, keys)
         self._drafts: dict[str, DraftSection] = {}
         self._names: list[str] = []
@@ -167,6 +174,7 @@ class ArchiveWriter:
         Raises:
             PlanStaleError: Writing took longer than half the grace period, so that a prune may have removed what the
                 archive would name. What was stored is left for `prune` to find.
+            IntegrityError: What was read back is not what was sent; of the manifest, there is a damaged archive then.
             SinkError: Storing failed.
         """
         self._indexes.flush()
@@ -190,7 +198,7 @@ class ArchiveWriter:
             )
             hint = "back up less at once, or make a repository with a longer grace period"
             raise PlanStaleError(message, kind="backup_too_slow", hint=hint)
-        put_object(self._sink, archive_key(archive_id), stored)
+        put_object(self._sink, archive_key(archive_id), stored, read_back=self._read_back)
         return archive_id, manifest
 
     @property

@@ -2,20 +2,24 @@
 
 import datetime as dt
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 import pytest
 from repository_stage import MOMENT, StagedSource, contents, new_repository
 
-from knowtation_backup.errors import ConfigurationError, PlanStaleError, TruncatedError
+from knowtation_backup.contracts import ArchiveSink
+from knowtation_backup.errors import ConfigurationError, IntegrityError, PlanStaleError, TruncatedError
+from knowtation_backup.model.blobs import BlobInfo
 from knowtation_backup.model.sections import ImageSection, Section
 from knowtation_backup.operations.repository import backup as module
 from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, RepositoryBackupReport, back_up
 from knowtation_backup.operations.repository.marks import quarantine
 from knowtation_backup.repository.layout import archive_key, pack_key
 from knowtation_backup.repository.repository import Repository
+from knowtation_backup.repository.writer import WriteOptions
 from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.sinks.wrappers import SinkWrapper
 
 NOISE = random.Random(7)  # noqa: S311 - noise
 MEMORY = NOISE.randbytes(400 * 4096)
@@ -184,3 +188,28 @@ def test_a_section_of_another_size_than_it_says_is_not_published(repository: Rep
         back_up(repository, LyingSource(claimed=claimed))
     assert caught.value.kind == "section_size"
     assert repository.archive_ids() == []
+
+
+class _Spoils(SinkWrapper):
+    """A store that keeps other bytes than it was sent."""
+
+    def __init__(self, inner: ArchiveSink, prefix: str) -> None:
+        super().__init__(inner)
+        self.prefix = prefix
+
+    def _put(self, key: str, chunks: Iterable[bytes]) -> BlobInfo:
+        data = b"".join(chunks)
+        return super()._put(key, [data[:-1] + bytes([data[-1] ^ 1])] if key.startswith(self.prefix) else [data])
+
+
+@pytest.mark.parametrize("prefix", ["packs/", "indexes/", "archives/"])
+def test_what_is_stored_is_read_back_when_asked_for(prefix: str) -> None:
+    repository = new_repository(MemorySink())
+    spoiling = attrs.evolve(repository, sink=_Spoils(repository.sink, prefix))
+    source = StagedSource(images={"heap.bin": bytes(range(1, 251)) * 200})
+    options = RepositoryBackupOptions(write=WriteOptions(read_back=True))
+    with pytest.raises(IntegrityError) as raised:
+        back_up(spoiling, source, options=options)
+    assert raised.value.kind == "object_changed"
+    assert (repository.archive_ids() == []) is (prefix != "archives/")
+    assert contents(repository, back_up(repository, source, options=options).archive_id)["heap.bin"]

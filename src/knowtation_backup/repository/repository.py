@@ -62,6 +62,8 @@ class Repository:
     """Where the keys of tenants are, when that is another place than `sink`; given exactly when `config` says so."""
     parallel_reads: int = attrs.field(default=8, validator=whole_number(1))
     """Manifests read at once."""
+    expects_access: bool = False
+    """Whether there must be an access file: not where the secrets are kept by somebody else, see `create_with`."""
 
     def __attrs_post_init__(self) -> None:
         """Refuse to take every tenant for erased because its key is looked for in the wrong place."""
@@ -122,7 +124,8 @@ class Repository:
             raise _exists(sink)
         for recipient in recipients:
             put_access(sink, keys, recipient, kdf=kdf)
-        return cls.create_with(sink, keys, config, tenant_sink=tenant_sink)
+        made = cls.create_with(sink, keys, config, tenant_sink=tenant_sink)
+        return attrs.evolve(made, expects_access=True)
 
     @classmethod
     def open(
@@ -150,11 +153,11 @@ class Repository:
             IntegrityError: They are damaged.
         """
         if isinstance(keys, WriterKey):
-            return cls.open_with(sink, keys, tenant_sink=tenant_sink)
+            return attrs.evolve(cls.open_with(sink, keys, tenant_sink=tenant_sink), expects_access=True)
         opening = opening_keys(keys)
         config = read_config(sink)
         secrets = open_access(sink, opening, config.repository_id)
-        return cls(sink=sink, keys=secrets, config=config, tenants_at=tenant_sink)
+        return cls(sink=sink, keys=secrets, config=config, tenants_at=tenant_sink, expects_access=True)
 
     @classmethod
     def create_with(

@@ -10,6 +10,7 @@ import attrs
 import pytest
 from repository_stage import MOMENT, StagedSource, contents, new_repository
 
+from knowtation_backup.codecs.keys import PrivateKey
 from knowtation_backup.errors import PlanStaleError, SinkUnavailableError
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.reports import Outcome
@@ -193,3 +194,22 @@ def damaged(repository: Repository) -> Repository:
         other.sink.put(key, [data])
     spoil(other, packs(other)[0])
     return other
+
+
+def test_lost_access_files_come_back_from_a_replica() -> None:
+    key = PrivateKey.generate("x25519")
+    repository = Repository.create(MemorySink(), seal_to=key.public_key)
+    back_up(repository, StagedSource(files={"a": b"b"}))
+    replicate(repository, sink := MemorySink())
+    (access,) = (name for name in blobs(repository) if name.startswith("keys/"))
+    repository.sink.delete(access)
+    report = verify_all(repository, record=False)
+    assert [(damage.key, damage.code) for damage in report.objects] == [("keys/", "no_access_file")]
+    assert not report.ok
+    (hopeless,) = plan_repair(repository, ()).hopeless
+    assert hopeless.reason == "no replica has one"
+    replica = attrs.evolve(repository, sink=sink)
+    assert apply_repair(repository, replica, plan_repair(repository, replica)).healed == (access,)
+    assert Repository.open(repository.sink, key).archive_ids() == repository.archive_ids()
+    # Whoever keeps the secrets elsewhere has no access files, and lacks nothing.
+    assert verify_all(new_repository(MemorySink()), record=False).ok

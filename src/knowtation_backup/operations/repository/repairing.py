@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -26,6 +26,7 @@ from ...errors import (
 )
 from ...model.events import Event
 from ...model.reports import Outcome, VerifyLevel
+from ...repository.access import access_files
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
 from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, check_named
 from ...repository.proving import WRONG_BYTES
@@ -149,8 +150,19 @@ def plan_repair(  # noqa: PLR0913 - the last four have defaults
         level = VerifyLevel.CONTENT
         report = verify_all(repository, archive_ids, level=level, record=False, observer=observer, clock=clock)
     given = [replicas] if isinstance(replicas, Repository) else list(replicas)
-    steps = tuple(_step(repository, given, damage) for damage in report.objects)
+    steps = tuple(step for damage in report.objects for step in _steps(repository, given, damage))
     return RepairPlan(location=repository.sink.location, steps=steps)
+
+
+def _steps(repository: Repository, replicas: Sequence[Repository], damage: DamagedObject) -> Iterator[RepairStep]:
+    if damage.key != ACCESS_PREFIX:
+        yield _step(repository, replicas, damage)
+        return
+    # No access file is left, and none of them can be named: everybody whom a replica knows gets theirs back.
+    known = sorted({file.key for replica in replicas for file in access_files(replica.sink)})
+    yield from (_step(repository, replicas, attrs.evolve(damage, key=key)) for key in known)
+    if not known:
+        yield RepairStep(damage=damage, found="", reason="no replica has one")
 
 
 def _step(repository: Repository, replicas: Sequence[Repository], damage: DamagedObject) -> RepairStep:

@@ -101,7 +101,11 @@ class Verification:
                 self.note("config_changed", CONFIG_KEY, "it says something else than when it was opened")
         except WRONG_BYTES as error:
             self.note(error.kind, CONFIG_KEY, str(error))
-        for file in access_files(self.repository.sink):
+        files = access_files(self.repository.sink)
+        if self.repository.expects_access and not files:
+            message = "there is no access file: no recipient can open the repository; copy them from a replica"
+            self.note("no_access_file", ACCESS_PREFIX, message)
+        for file in files:
             if file.error is not None:
                 self.note(file.error.kind, file.key, str(file.error))
 

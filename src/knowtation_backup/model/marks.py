@@ -47,11 +47,12 @@ class MarkVerb(enum.Enum):
 
     ``pinned`` (``until``: ISO-ms or null) and ``unpinned``; ``tagged`` and ``untagged`` (``tags``: list); ``noted``
     (``notes``: object of texts, a null removes); ``verified``, ``checked`` and ``failed`` (``level``, ``part`` and
-    ``of`` of a sample or null, ``findings``: list of codes); ``quarantined`` (``reason``) and ``released``;
+    ``of`` of a sample or null, ``findings``: list of codes, ``parts``: where samples are taken, those that proved good
+    one after another); ``quarantined`` (``reason``) and ``released``;
     ``trashed`` (``reason``) and ``undeleted``.
 
-    ``verified`` is for the whole content only; what proved good at a lower level or in a sample is ``checked``. So the
-    key alone tells whether an archive counts as verified.
+    ``verified`` is for the whole content only; what proved good at a lower level or in a sample is ``checked``, until
+    the last part of the content does. So the key alone tells whether an archive counts as verified.
     """
 
     PINNED = "pinned"

@@ -45,6 +45,7 @@ __all__ = [
 _MILLISECOND = dt.timedelta(milliseconds=1)
 _MAX_ATTEMPTS = 5
 _PINS = frozenset({MarkVerb.PINNED, MarkVerb.UNPINNED})
+_RESULTS = frozenset({MarkVerb.VERIFIED, MarkVerb.CHECKED, MarkVerb.FAILED})
 _ALL_MATTER = frozenset({MarkVerb.TAGGED, MarkVerb.UNTAGGED, MarkVerb.NOTED})
 
 
@@ -178,21 +179,51 @@ def read_standing(sink: ArchiveSink, names: Iterable[MarkName]) -> Standing:
     return Standing.of(mark for mark in marks if mark is not None)
 
 
-def record_verification(sink: ArchiveSink, report: VerifyReport, *, clock: Clock = utc_now) -> Mark:
+def record_verification(
+    sink: ArchiveSink, report: VerifyReport, *, parts_add_up: bool = False, clock: Clock = utc_now
+) -> Mark:
     """
     Note the result of a verification beside the archive: ``verified``, ``checked`` or ``failed``.
 
     Codes of findings are noted, never their messages: those may quote sealed content.
+
+    Args:
+        sink: Where the archive is.
+        report: The result.
+        parts_add_up: Whether all parts of a sample prove what a whole check does. They are gathered then, from one
+            ``checked`` to the next, and the one that completes them is ``verified``.
+        clock: Dates the mark.
     """
-    whole = report.level is VerifyLevel.CONTENT and report.sample is None
+    content, sample = report.level is VerifyLevel.CONTENT, report.sample
+    parts: list[int] = []
+    if content and sample is not None and report.ok and parts_add_up:
+        parts = sorted({sample.part} | _good_parts(sink, report.archive_id, sample.of))
+    whole = content and (sample is None or len(parts) == sample.of)
     verb = MarkVerb.FAILED if not report.ok else MarkVerb.VERIFIED if whole else MarkVerb.CHECKED
-    values = {
+    told = report.sample if verb is not MarkVerb.VERIFIED else None
+    values: dict[str, Any] = {
         "level": report.level.value,
-        "part": report.sample.part if report.sample else None,
-        "of": report.sample.of if report.sample else None,
+        "part": told.part if told else None,
+        "of": told.of if told else None,
         "findings": sorted({finding.code for finding in report.findings}),
     }
+    if parts:
+        values["parts"] = parts
     return put_mark(sink, report.archive_id, verb, values, clock=clock)
+
+
+def _good_parts(sink: ArchiveSink, archive_id: str, of: int) -> set[int]:
+    """Return which of so many parts of the content proved good since all of them did, or something was wrong."""
+    results = [name for name in list_marks(sink, archive_id) if name.verb in _RESULTS]
+    for name in reversed(results):
+        if name.verb is not MarkVerb.CHECKED:
+            break
+        mark = read_mark(sink, name)
+        if mark is not None and mark.values.get("level") == VerifyLevel.CONTENT.value and mark.values.get("of") == of:
+            noted = mark.values.get("parts")
+            found = noted if isinstance(noted, list) else [mark.values.get("part")]
+            return {part for part in found if isinstance(part, int) and 1 <= part <= of}
+    return set()
 
 
 def pin(sink: ArchiveSink, archive_id: str, *, until: dt.datetime | None = None, clock: Clock = utc_now) -> Mark:

@@ -18,6 +18,7 @@ from knowtation_backup.model.reports import Coverage, Outcome, Sample, VerifyLev
 from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.operations.marks import list_marks, put_mark, read_marks
 from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.catalog import list_archives
 from knowtation_backup.operations.repository.verifying import verify, verify_all
 from knowtation_backup.repository import claims, packing, reading, recordsets
 from knowtation_backup.repository.folding import fold_records
@@ -278,3 +279,35 @@ def test_tables_that_did_not_fit_into_memory_are_read_again(monkeypatch: pytest.
     for key in packs_of(repository, repository.archive_ids()[-1]):
         spoil(repository, key)
         assert key in {item.key for item in verify_all(repository, record=False).objects}
+
+
+def test_all_parts_of_a_sample_together_count_as_verified() -> None:
+    repository = filled()
+    (first, *_) = repository.archive_ids()
+
+    def verified(opened: Repository) -> bool:
+        return all(info.standing.verified_at is not None for info in list_archives(opened))
+
+    for part in (2, 3, 3):
+        assert verify_all(repository, sample=Sample(part=part, of=3)).ok
+        assert not verified(repository)
+    verify_all(repository, sample=Sample(part=1, of=4))  # of another division
+    assert not verified(repository)
+    put_mark(repository.sink, first, MarkVerb.FAILED)
+    verify_all(repository, sample=Sample(part=1, of=3))
+    standings = {info.archive_id: info.standing for info in list_archives(repository)}
+    assert standings[first].verified_at is None  # what was good before the failure counts no more
+    assert all(standing.verified_at for archive_id, standing in standings.items() if archive_id != first)
+    for part in (2, 3):
+        verify_all(repository, sample=Sample(part=part, of=3))
+    assert verified(repository)
+    (newest,) = (mark for mark in read_marks(repository.sink, first)[-1:])
+    assert (newest.name.verb, newest.values["parts"]) == (MarkVerb.VERIFIED, [1, 2, 3])
+
+
+def test_parts_that_nobody_could_open_do_not_add_up() -> None:
+    repository = filled()
+    writing = attrs.evolve(repository, keys=repository.writer_key)
+    for part in (1, 2):
+        assert verify_all(writing, sample=Sample(part=part, of=2)).ok
+    assert not any(info.standing.verified_at for info in list_archives(repository))

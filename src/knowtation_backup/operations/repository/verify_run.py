@@ -343,8 +343,9 @@ class Verification:
         if report.covered is Coverage.STORED or (report.covered is Coverage.PART and report.sample is None):
             # Not everything was read, or what it holds was not seen: nothing that counts as verified.
             noted = attrs.evolve(report, level=VerifyLevel.PRESENCE)
+        opened = isinstance(self.repository.keys, ReadKeys)
         try:
-            record_verification(self.repository.sink, noted, clock=clock)
+            record_verification(self.repository.sink, noted, parts_add_up=opened and not self.new_only, clock=clock)
         except BackupError as error:
             fields = {"archive_id": report.archive_id, "error": error.kind}
             self.observer(Event(name="verify.not_recorded", fields=fields))

@@ -116,7 +116,8 @@ def wasm(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Run every example program."""
     _install(session)
-    for program in sorted((ROOT / "examples").glob("*.py")):
+    programs = sorted((ROOT / "examples").rglob("*.py"))
+    for program in (path for path in programs if not path.name.startswith("_")):
         session.log(program.name)
         session.run("python", str(program), silent=True)
 

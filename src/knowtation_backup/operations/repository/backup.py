@@ -12,14 +12,14 @@ import attrs
 
 from ..._engine.steady import steady_seconds
 from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_events, utc_now
-from ...errors import BackupError, ConfigurationError, PlanStaleError
+from ...errors import BackupError, ConfigurationError, PlanStaleError, SignatureError
 from ...model.events import Event
 from ...model.manifest import check_tags
 from ...model.moments import iso_ms
 from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
-from ...repository.repository import Repository
+from ...repository.repository import ListedArchive, Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
 from ..marks import quarantine
 from ..writing import generator
@@ -145,7 +145,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
             "set_id": options.set_id,
             "generator": generator(),
         }
-        archive_id, manifest = writer.publish(facts, finished_at=clock())
+        archive_id, manifest = writer.publish(facts, finished_at=clock(), signing_keys=repository.signing_keys)
         if monotonic() - began_at > repository.config.grace_seconds:
             _distrust(repository, archive_id, clock)
     except BaseException as error:
@@ -240,10 +240,14 @@ def _newest(
     """Return the best archive of every series; for the series *wanted* the one that is *named*, or none then."""
     newest: dict[tuple[str, str], Parent] = {}
     chosen: Parent | None = None
+    refused: list[ListedArchive] = []
     with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
         for read, found in enumerate(archives):
             if read >= _LOOK_AT and wanted in newest and named is None:
                 break  # a long history is not read for files that others may have
+            if isinstance(found.error, SignatureError):
+                refused.append(found)
+                continue
             if found.manifest is None:
                 message = f"its manifest cannot be read: {found.error}"
                 findings.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
@@ -254,6 +258,9 @@ def _newest(
                 newest[series] = here
             if found.archive_id == named:
                 chosen = here
+    if refused:
+        message = f"{len(refused)} archive(s) are refused and not built on; the newest of them: {refused[0].error}"
+        findings.append(Finding(code="archives_refused", where=refused[0].archive_id, message=message))
     if named is not None:
         newest.pop(wanted, None)
         if chosen is not None:

@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, SignatureError, UnsupportedFormatError
 from ..model.manifest import SIGNATURE_NAME
 from ..model.reports import Finding
 from ..model.signatures import (
+    ARCHIVE_CONTEXT,
     ED25519,
     SIGNATURE_CONTEXT,
     Signature,
@@ -33,8 +34,10 @@ from ._key_files import create_private, read_private
 
 __all__ = [
     "SigningKey",
+    "archive_id_problem",
     "check_content",
     "check_manifest",
+    "sign_archive_id",
     "sign_content",
     "sign_manifest",
     "signature_problem",
@@ -165,6 +168,20 @@ def sign_manifest(manifest_bytes: bytes, keys: Iterable[SigningKey]) -> bytes:
     return _sign(SIGNATURE_CONTEXT + manifest_bytes, keys)
 
 
+def sign_archive_id(archive_id: str, keys: Iterable[SigningKey]) -> bytes:
+    """
+    Return the signature file for an archive of a repository; the same bytes for the same archive and keys.
+
+    Args:
+        archive_id: Ends with the SHA-256 of the stored manifest, which is what this vouches for.
+        keys: As for `sign_manifest`.
+
+    Raises:
+        ConfigurationError: There is no key.
+    """
+    return _sign(ARCHIVE_CONTEXT + archive_id.encode(), keys)
+
+
 def _sign(message: bytes, keys: Iterable[SigningKey]) -> bytes:
     by_public = {key.verify_key.raw: key for key in keys}
     if not by_public:
@@ -188,12 +205,24 @@ def signature_problem(
         policy: Whom to trust.
     """
     if signature_bytes is None:
-        if policy.for_unsigned == "allow":
-            return None
-        message = "the archive is not signed"
-        hint = "find out who wrote it; sign_archive signs archives that were written before there was a key"
-        return SignatureError(message, kind="unsigned", hint=hint)
+        return _unsigned(policy)
     return _problem(SIGNATURE_CONTEXT + manifest_bytes, signature_bytes, policy, "manifest")
+
+
+def archive_id_problem(
+    archive_id: str, signature_bytes: bytes | None, policy: SignaturePolicy
+) -> SignatureError | UnsupportedFormatError | None:
+    """Return what is wrong with the signatures of an archive of a repository, see `signature_problem`."""
+    if signature_bytes is None:
+        return _unsigned(policy)
+    return _problem(ARCHIVE_CONTEXT + archive_id.encode(), signature_bytes, policy, "archive")
+
+
+def _unsigned(policy: SignaturePolicy) -> SignatureError | None:
+    if policy.for_unsigned == "allow":
+        return None
+    hint = "find out who wrote it; sign_archive signs archives that were written before there was a key"
+    return SignatureError("the archive is not signed", kind="unsigned", hint=hint)
 
 
 def _problem(

@@ -8,7 +8,7 @@ import hashlib
 
 import attrs
 
-from .manifest import manifest_key
+from .manifest import SIGNATURE_NAME, manifest_key, side_key
 from .marks import Standing
 
 __all__ = ["ArchiveInfo", "ArchiveState", "ForgetAction", "ForgetDecision", "ForgetPlan"]
@@ -83,6 +83,11 @@ class ArchiveInfo:
         """Whether a manifest of ours is there, readable or not; archives of other tools have none."""
         return self.in_repository or manifest_key(self.archive_id) in self.keys
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether signatures lie beside it. Whose they are, and whether they fit, is for a signature policy to say."""
+        return side_key(self.archive_id, SIGNATURE_NAME) in self.keys
+
     def __str__(self) -> str:
         """Return one line of a table: state, short id, moment, size, id, and what holds of it now."""
         moment = f"{self.taken_at.astimezone(dt.UTC):%Y-%m-%d %H:%M}Z"
@@ -95,6 +100,7 @@ class ArchiveInfo:
         until = f" until {standing.pinned_until:%Y-%m-%d}" if standing.pinned_until else ""
         remarks = {
             "not managed": not self.managed,
+            "signed": self.is_signed,
             f"verified {standing.verified_at:%Y-%m-%d}" if standing.verified_at else "": True,
             f"FAILED verification {standing.failed_at:%Y-%m-%d}" if standing.failed_at else "": True,
             f"pinned{until}": standing.pinned,

@@ -6,8 +6,8 @@ The file ``manifest.sig`` lies beside the manifest and is written before it (see
     {"format":"knowtation-backup-signatures","format_version":1,"signatures":[
         {"algorithm":"ed25519","public_key":<64 hexadecimal digits>,"signature":<128 hexadecimal digits>}]}
 
-A signature is over `SIGNATURE_CONTEXT` followed by the exact bytes of ``manifest.json``. No cryptography happens here;
-see `codecs.signing`.
+A signature is over `SIGNATURE_CONTEXT` followed by the exact bytes of ``manifest.json``; of an archive of a repository
+it is over `ARCHIVE_CONTEXT` followed by its id. No cryptography happens here; see `codecs.signing`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..errors import ConfigurationError, SignatureError, UnsupportedFormatError
 from .json_input import check_nesting, typed
 
 __all__ = [
+    "ARCHIVE_CONTEXT",
     "ED25519",
     "MAX_SIGNATURE_BYTES",
     "SIGNATURE_CONTEXT",
@@ -38,6 +39,9 @@ __all__ = [
 
 SIGNATURE_CONTEXT: Final = b"knowtation-backup manifest v1\x00"
 """Goes before the manifest, so that no signature made for something else fits."""
+
+ARCHIVE_CONTEXT: Final = b"knowtation-backup repository archive v1\x00"
+"""Goes before the id of an archive of a repository, for the same reason."""
 
 SIGNATURE_FORMAT: Final = "knowtation-backup-signatures"
 SIGNATURE_VERSION: Final = 1

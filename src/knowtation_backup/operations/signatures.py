@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from ..codecs.signing import SigningKey, sign_manifest, signature_problem
 from ..contracts import ArchiveSink
-from ..errors import BlobNotFoundError, ConfigurationError, SignatureError
 from ..model.blobs import BlobInfo
 from ..model.manifest import SIGNATURE_NAME, manifest_key, side_key
-from ..model.signatures import MAX_SIGNATURE_BYTES, SignaturePolicy
+from ..model.signatures import SignaturePolicy
+from ..repository.signing import read_signatures
 
 __all__ = ["put_signatures", "read_signatures", "require_signatures"]
 
@@ -30,27 +30,6 @@ def put_signatures(sink: ArchiveSink, archive_id: str, manifest_bytes: bytes, ke
         ConfigurationError: There is no key.
     """
     return sink.put(side_key(archive_id, SIGNATURE_NAME), [sign_manifest(manifest_bytes, keys)])
-
-
-def read_signatures(sink: ArchiveSink, archive_id: str) -> bytes | None:
-    """
-    Return the signature file of an archive, `None` when there is none.
-
-    Raises:
-        SignatureError: It is too large to be one.
-        SinkUnavailableError: The store could not be reached.
-        SinkPermissionError: Reading is refused.
-    """
-    key = side_key(archive_id, SIGNATURE_NAME)
-    try:
-        return sink.read_all(key, limit_bytes=MAX_SIGNATURE_BYTES)
-    except BlobNotFoundError:
-        return None
-    except ConfigurationError as error:
-        if error.kind != "blob_too_large":
-            raise
-        message = f"the signature file {key} is larger than {MAX_SIGNATURE_BYTES} bytes"
-        raise SignatureError(message, kind="bad_signature", archive_id=archive_id) from error
 
 
 def require_signatures(sink: ArchiveSink, archive_id: str, manifest_bytes: bytes, policy: SignaturePolicy) -> None:

@@ -15,6 +15,7 @@ from .._checks import whole_number
 from .._engine.prefetch import prefetch
 from ..codecs.keys import KeyKind
 from ..codecs.ktb2 import Argon2Parameters, OpeningKey, SealingKey
+from ..codecs.signing import SigningKey
 from ..contracts import ArchiveSink
 from ..errors import (
     BackupError,
@@ -27,12 +28,14 @@ from ..errors import (
     RepositoryNotFoundError,
     UnsupportedFormatError,
 )
+from ..model.signatures import SignaturePolicy
 from .access import open_access, opening_keys, put_access, sealing_keys
 from .config import GRACE_SECONDS, MAX_CHAIN, MAX_CONFIG_BYTES, RepositoryConfig
 from .keys import ReadKeys, WriterKey
 from .layout import ARCHIVE_PREFIX, CONFIG_KEY, archive_id_at
 from .manifest import ArchiveManifest
 from .reading import read_archive_manifest
+from .signing import require_signed
 
 __all__ = ["ListedArchive", "Repository"]
 
@@ -44,7 +47,11 @@ class ListedArchive:
     archive_id: str
     manifest: ArchiveManifest | None = None
     error: BackupError | None = None
-    """Why the manifest could not be read; `None` when it could."""
+    """Why the manifest could not be read, or is refused as nobody trusted signed it; `None` when it was read."""
+
+
+def _signers(keys: SigningKey | Iterable[SigningKey]) -> tuple[SigningKey, ...]:
+    return (keys,) if isinstance(keys, SigningKey) else tuple(keys)
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +71,10 @@ class Repository:
     """Manifests read at once."""
     expects_access: bool = False
     """Whether there must be an access file: not where the secrets are kept by somebody else, see `create_with`."""
+    signatures: SignaturePolicy | None = None
+    """Whose archives are read, taken for parents and counted; `None` does not look at signatures."""
+    signing_keys: tuple[SigningKey, ...] = attrs.field(default=(), converter=_signers, repr=False)
+    """Each signs every archive that is written; one key, or several while readers change from one to the other."""
 
     def __attrs_post_init__(self) -> None:
         """Refuse to take every tenant for erased because its key is looked for in the wrong place."""
@@ -134,6 +145,8 @@ class Repository:
         keys: WriterKey | OpeningKey | Iterable[OpeningKey],
         *,
         tenant_sink: ArchiveSink | None = None,
+        signatures: SignaturePolicy | None = None,
+        signing_keys: SigningKey | Iterable[SigningKey] = (),
     ) -> Repository:
         """
         Open a repository: to be read and written with the key of a recipient, to be written only with a writer key.
@@ -142,6 +155,9 @@ class Repository:
             sink: Where it is.
             keys: One or several; of several access files that open, the newest is taken.
             tenant_sink: Where keys of tenants are; the same as when it was created.
+            signatures: Whose archives are read, taken for parents and counted; `None` does not look at signatures.
+            signing_keys: Who signs what is written. A host that signs should name a policy too, or it may build on, and
+                so vouch for the presence of, what somebody else wrote.
 
         Raises:
             RepositoryNotFoundError: There is none.
@@ -153,11 +169,22 @@ class Repository:
             IntegrityError: They are damaged.
         """
         if isinstance(keys, WriterKey):
-            return attrs.evolve(cls.open_with(sink, keys, tenant_sink=tenant_sink), expects_access=True)
+            opened = cls.open_with(
+                sink, keys, tenant_sink=tenant_sink, signatures=signatures, signing_keys=signing_keys
+            )
+            return attrs.evolve(opened, expects_access=True)
         opening = opening_keys(keys)
         config = read_config(sink)
         secrets = open_access(sink, opening, config.repository_id)
-        return cls(sink=sink, keys=secrets, config=config, tenants_at=tenant_sink, expects_access=True)
+        return cls(
+            sink=sink,
+            keys=secrets,
+            config=config,
+            tenants_at=tenant_sink,
+            expects_access=True,
+            signatures=signatures,
+            signing_keys=signing_keys,
+        )
 
     @classmethod
     def create_with(
@@ -188,10 +215,16 @@ class Repository:
 
     @classmethod
     def open_with(
-        cls, sink: ArchiveSink, keys: ReadKeys | WriterKey, *, tenant_sink: ArchiveSink | None = None
+        cls,
+        sink: ArchiveSink,
+        keys: ReadKeys | WriterKey,
+        *,
+        tenant_sink: ArchiveSink | None = None,
+        signatures: SignaturePolicy | None = None,
+        signing_keys: SigningKey | Iterable[SigningKey] = (),
     ) -> Repository:
         """
-        Open a repository with its secrets, or with a writer key.
+        Open a repository with its secrets, or with a writer key; see `open`.
 
         Raises:
             RepositoryNotFoundError: There is none.
@@ -202,7 +235,19 @@ class Repository:
         if config.repository_id != keys.repository_id:
             message = f"the keys are not those of the repository in {sink.location}"
             raise ConfigurationError(message, kind="wrong_repository")
-        return cls(sink=sink, keys=keys, config=config, tenants_at=tenant_sink)
+        return cls(
+            sink=sink,
+            keys=keys,
+            config=config,
+            tenants_at=tenant_sink,
+            signatures=signatures,
+            signing_keys=signing_keys,
+        )
+
+    @property
+    def trusting_anybody(self) -> Repository:
+        """The same without a signature policy: for what must heed every manifest there is, before something goes."""
+        return attrs.evolve(self, signatures=None)
 
     @property
     def tenant_sink(self) -> ArchiveSink:
@@ -228,7 +273,15 @@ class Repository:
         return self.keys
 
     def manifest(self, archive_id: str) -> ArchiveManifest:
-        """Return the manifest of an archive; raises as `read_archive_manifest`."""
+        """
+        Return the manifest of an archive, if it is signed as `signatures` wants.
+
+        Raises:
+            BlobNotFoundError: There is no such archive.
+            SignatureError: The policy refuses it; nothing of it was read.
+            ManifestError: It cannot be read; `IntegrityError`, `TamperedError`: it was changed.
+        """
+        require_signed(self.sink, archive_id, self.signatures)
         return read_archive_manifest(self.sink, self.keys, archive_id)
 
     def archive_ids(self) -> list[str]:
@@ -240,8 +293,8 @@ class Repository:
         """
         Read the manifests of archives, several at once: of all, oldest content first, or in the order given.
 
-        One that cannot be read is yielded with its error; one that is gone by then is left out. Whoever stops early
-        closes the iterator.
+        One that cannot be read, or is refused by the policy, is yielded with its error; one that is gone by then is
+        left out. Whoever stops early closes the iterator.
 
         Raises:
             SinkError: The store could not be reached, or refuses.

@@ -15,6 +15,7 @@ import attrs
 from .._checks import between
 from .._engine.chunking import even
 from .._engine.steady import steady_seconds
+from ..codecs.signing import SigningKey
 from ..contracts import ArchiveSink
 from ..errors import ConfigurationError, InternalError, PlanStaleError
 from ..model.sections import FileSection, ImageSection, RecordSection, Section
@@ -28,6 +29,7 @@ from .manifest import ArchiveManifest, FileTable, ImageTables, ObjectRef, Record
 from .packing import Job, Packer
 from .reading import IndexReader
 from .recordsets import ParentRecords, RecordsWriter
+from .signing import put_archive_signature
 from .storing import put_object
 from .tables import FrameRef
 from .tenants import TenantSealers
@@ -160,13 +162,20 @@ class ArchiveWriter:
         """Store one more small file."""
         self.write([FileSection(name=name, chunks=(content,))])
 
-    def publish(self, facts: Mapping[str, Any], *, finished_at: dt.datetime) -> tuple[str, ArchiveManifest]:
+    def publish(
+        self,
+        facts: Mapping[str, Any],
+        *,
+        finished_at: dt.datetime,
+        signing_keys: Iterable[SigningKey] = (),
+    ) -> tuple[str, ArchiveManifest]:
         """
-        Write the manifest: from now on there is an archive.
+        Sign the manifest, if there are keys, and write it: from now on there is an archive.
 
         Args:
             facts: Fields of `ArchiveManifest` that the capture knows.
             finished_at: Now.
+            signing_keys: Who signs; none: nobody.
 
         Returns:
             Its id, and the manifest.
@@ -190,6 +199,9 @@ class ArchiveWriter:
         manifest = ArchiveManifest(finished_at=finished_at, parent=parent, **facts, **places)  # type: ignore[arg-type]  # fields by name
         stored = seal_small(FileKind.MANIFEST, self._keys, list(even((manifest.to_bytes(),), MAX_CONTENT_BYTES)))
         archive_id = archive_id_of(manifest.taken_at, stored)
+        signers = tuple(signing_keys)
+        if signers:
+            put_archive_signature(self._sink, archive_id, signers)
         took = self._monotonic() - self._began_at
         if took > self._config.grace_seconds / 2:
             message = (

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Final, NoReturn
 
 import attrs
 
 from ..._engine.steady import steady_seconds
 from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_events, utc_now
-from ...errors import BackupError, ConfigurationError, PlanStaleError
+from ...errors import BackupError, ConfigurationError, PlanStaleError, SignatureError
 from ...model.events import Event
 from ...model.manifest import check_tags
 from ...model.moments import iso_ms, utc_of
 from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
-from ...repository.repository import Repository
+from ...repository.repository import ListedArchive, Repository
 from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
 from ...retention.common import MAX_AHEAD
 from ..marks import quarantine
@@ -155,7 +155,7 @@ def back_up(  # noqa: PLR0913 - parts with defaults
             "set_id": options.set_id,
             "generator": generator(),
         }
-        archive_id, manifest = writer.publish(facts, finished_at=clock())
+        archive_id, manifest = writer.publish(facts, finished_at=clock(), signing_keys=repository.signing_keys)
         if monotonic() - began_at > repository.config.grace_seconds:
             _distrust(repository, archive_id, clock)
     except BaseException as error:
@@ -271,11 +271,15 @@ def _newest(
     newest: dict[tuple[str, str], Parent] = {}
     chosen: Parent | None = None
     ahead: list[Parent] = []
+    refused: list[ListedArchive] = []
     with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
         for read, found in enumerate(archives):
             enough = wanted in newest and not _is_ahead(newest[wanted], now)
             if read >= _LOOK_AT and enough and named is None:
                 break  # a long history is not read for files that others may have
+            if isinstance(found.error, SignatureError):
+                refused.append(found)
+                continue
             if found.manifest is None:
                 message = f"its manifest cannot be read: {found.error}"
                 findings.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
@@ -288,17 +292,25 @@ def _newest(
                 newest[series] = here
             if found.archive_id == named:
                 chosen = here
-    if ahead:
-        message = (
-            f"{len(ahead)} archive(s) of this series are dated more than a day ahead, this one to "
-            f"{iso_ms(ahead[0].manifest.taken_at)}: put them into the trash if their date is wrong"
-        )
-        findings.append(Finding(code="archive_from_the_future", where=ahead[0].archive_id, message=message))
+    findings.extend(_passed_over(ahead, refused))
     if named is not None:
         newest.pop(wanted, None)
         if chosen is not None:
             newest[wanted] = chosen
     return newest
+
+
+def _passed_over(ahead: Sequence[Parent], refused: Sequence[ListedArchive]) -> Iterator[Finding]:
+    """Say which archives the backup does not build on, the newest first, and why."""
+    if ahead:
+        message = (
+            f"{len(ahead)} archive(s) of this series are dated more than a day ahead, this one to "
+            f"{iso_ms(ahead[0].manifest.taken_at)}: put them into the trash if their date is wrong"
+        )
+        yield Finding(code="archive_from_the_future", where=ahead[0].archive_id, message=message)
+    if refused:
+        message = f"{len(refused)} archive(s) are refused and not built on; the newest of them: {refused[0].error}"
+        yield Finding(code="archives_refused", where=refused[0].archive_id, message=message)
 
 
 def _is_ahead(parent: Parent, now: dt.datetime) -> bool:

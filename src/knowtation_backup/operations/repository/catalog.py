@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 from ...errors import BlobNotFoundError, ConfigurationError
-from ...model.marks import MarkName, Standing
+from ...model.marks import Standing
 from ...model.plans import ArchiveInfo, ArchiveState
 from ...model.selection import ArchiveFilter, filter_archives
-from ...repository.layout import INDEX_PREFIX, PACK_PREFIX, SIDE_PREFIX, archive_key, archive_stamp
+from ...repository.layout import (
+    INDEX_PREFIX,
+    PACK_PREFIX,
+    SIDE_PREFIX,
+    archive_key,
+    archive_stamp,
+    beside_archive,
+)
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
+from ...repository.signing import signature_key
 from ..catalog import find_archive
 from ..describing import UNKNOWN_SOURCE
 from ..marks import mark_names, read_standing
@@ -30,9 +38,10 @@ def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -
     """
     Return every archive of a repository, newest first.
 
-    Listings of the store, one read per manifest, and one per mark whose content matters. An archive whose manifest
-    cannot be read is shown as damaged, in a series of its own; so is one of which objects are missing or have another
-    size. `ArchiveInfo.size_bytes` is what reading the archive needs.
+    Listings of the store, one read per manifest, one per mark whose content matters, and with a signature policy one
+    per signature. An archive whose manifest cannot be read, or is refused by the policy, is shown as damaged, in a
+    series of its own: it is never ``latest``, and takes no place of a genuine one. One of which objects are missing or
+    have another size is shown as damaged, too. `ArchiveInfo.size_bytes` is what reading the archive needs.
 
     Args:
         repository: A writer key is enough.
@@ -44,10 +53,10 @@ def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -
     """
     # In this order: what an archive of the first listing names was there before, so the last one shows it.
     archive_ids = repository.archive_ids()
-    marks = _marks(repository)
+    beside = _beside(repository)
     present = stored_sizes(repository)
     listed = [
-        _described(repository, found, marks.get(found.archive_id, []), present)
+        _described(repository, found, beside.get(found.archive_id, []), present)
         for found in repository.archives(archive_ids)
     ]
     listed.sort(key=lambda info: info.age_key, reverse=True)
@@ -55,10 +64,12 @@ def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -
 
 
 def _described(
-    repository: Repository, found: ListedArchive, marks: list[MarkName], present: Mapping[str, int]
+    repository: Repository, found: ListedArchive, beside: Sequence[str], present: Mapping[str, int]
 ) -> ArchiveInfo:
     manifest = found.manifest
-    keys = (archive_key(found.archive_id), *(name.key for name in marks))
+    marks = mark_names(beside)
+    signed = signature_key(found.archive_id)
+    keys = (archive_key(found.archive_id), *([signed] if signed in beside else []), *(name.key for name in marks))
     standing = read_standing(repository.sink, marks)
     if manifest is None:
         return ArchiveInfo(
@@ -124,14 +135,18 @@ def resolve(repository: Repository, text: str) -> str:
 
 def standings(repository: Repository) -> dict[str, Standing]:
     """Return what was noted of archives, by id; those of which nothing was noted are left out."""
-    return {archive_id: read_standing(repository.sink, names) for archive_id, names in _marks(repository).items()}
+    noted = {archive_id: mark_names(keys) for archive_id, keys in _beside(repository).items()}
+    return {archive_id: read_standing(repository.sink, names) for archive_id, names in noted.items() if names}
 
 
-def _marks(repository: Repository) -> dict[str, list[MarkName]]:
-    names: dict[str, list[MarkName]] = {}
-    for name in mark_names(info.key for info in repository.sink.list(SIDE_PREFIX)):
-        names.setdefault(name.artifact, []).append(name)
-    return names
+def _beside(repository: Repository) -> dict[str, list[str]]:
+    """Return the keys of what lies beside archives, by id."""
+    keys: dict[str, list[str]] = {}
+    for info in repository.sink.list(SIDE_PREFIX):
+        archive_id = beside_archive(info.key)
+        if archive_id is not None:
+            keys.setdefault(archive_id, []).append(info.key)
+    return keys
 
 
 def live_archives(repository: Repository, *, newest_first: bool = False) -> Generator[ListedArchive, None, None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from ...model.reports import Outcome, Unverified
+from ...model.reports import Finding, Outcome, Unverified
 
 __all__ = ["LagReport", "RepositoryCopyReport"]
 
@@ -31,6 +31,8 @@ class RepositoryCopyReport:
     copied_bytes: int = 0
     stale: tuple[str, ...] = ()
     """Keys of access files and keys of tenants that are there and no longer here; nothing removes them but people."""
+    findings: tuple[Finding, ...] = ()
+    """What copies lack and people should know."""
     duration_seconds: float = 0.0
 
     @property
@@ -49,6 +51,7 @@ class RepositoryCopyReport:
             f"copied {len(self.copied)} archive(s) from {self.source} to {self.target}, {len(self.present)} were there",
             f"  {self.objects} objects, {self.copied_bytes:,} bytes, {self.duration_seconds:.1f} s",
             *(f"  NOT COPIED {item.archive_id}: {item.error}" for item in self.failed),
+            *(f"  {finding.code} {finding.where}: {finding.message}" for finding in self.findings),
             *(f"  only there: {key}; remove it if it was to go" for key in self.stale),
         ]
         return "\n".join(lines)

@@ -20,10 +20,11 @@ from ...errors import BlobExistsError, PlanStaleError
 from ...exports.sections import record_names
 from ...model.events import Event
 from ...model.marks import Standing
-from ...model.reports import Unverified
+from ...model.reports import Finding, Unverified
 from ...repository.manifest import ArchiveManifest, RecordTables
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository
+from ...repository.signing import signature_key
 from ...repository.writer import WriteOptions
 from ..backup import ReadBack
 from ..copy import carried_marks
@@ -31,7 +32,7 @@ from ..marks import list_marks, read_mark
 from .archive_source import ArchiveSource, IdentifyRecord
 from .backup import DETAILS_SECTION, RepositoryBackupOptions, back_up
 from .copy_reports import RepositoryCopyReport
-from .replicating import copy_as_stored, wanted_archives
+from .replicating import copy_as_stored, signed_keys, wanted_archives
 
 __all__ = ["copy"]
 
@@ -52,10 +53,12 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
     Copy archives that the other repository does not have; repeat it to finish a copy that was interrupted.
 
     An archive that was re-keyed has another id there. It is recognised by kind, source, the moments of its content and
-    of its beginning, and the names and sizes of its sections. Records of erased tenants are left out.
+    of its beginning, and the names and sizes of its sections. Records of erased tenants are left out. Signatures say
+    nothing of it: it is signed anew with the signing keys of *target*, or not at all.
 
     Args:
-        source: What to copy. With the same keys on both sides a writer key is enough; else it is read.
+        source: What to copy; archives that its signature policy refuses are not. With the same keys on both sides a
+            writer key is enough; else it is read.
         target: Where to; needs the rights to list, read and create.
         archive_ids: Which; `None` means all but those in the trash.
         read_back: With the same keys: whether new objects are read again.
@@ -82,9 +85,11 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
     began_at = monotonic()
     _ = source.read_keys  # before anything is written
     known = {_identity(one.manifest): one.archive_id for one in target.archives() if one.manifest is not None}
+    signed = set() if target.signing_keys else signed_keys(source)
     copied: dict[str, str] = {}
     present: list[str] = []
     failed: list[Unverified] = []
+    findings: list[Finding] = []
     copied_bytes = 0
     for listed in source.archives(wanted_archives(source, archive_ids)):
         manifest = listed.manifest
@@ -118,6 +123,11 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
         known[_identity(manifest)] = report.archive_id
         copied[listed.archive_id] = report.archive_id
         copied_bytes += report.new_bytes
+        if signature_key(listed.archive_id) in signed:
+            message = (
+                f"it is signed, and its copy {report.archive_id} is not: the target was opened without a signing key"
+            )
+            findings.append(Finding(code="signature_dropped", where=listed.archive_id, message=message))
         _tell(observer, "copy.finished", archive_id=listed.archive_id, copied_bytes=report.new_bytes)
     return RepositoryCopyReport(
         source=source.sink.location,
@@ -125,6 +135,7 @@ def copy(  # noqa: PLR0913 - the last seven have defaults
         copied=copied,
         present=tuple(present),
         failed=tuple(failed),
+        findings=tuple(findings),
         copied_bytes=copied_bytes,
         duration_seconds=monotonic() - began_at,
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from ...codecs.ktb2 import describe
+from ...codecs.signing import archive_id_problem
 from ...contracts import ArchiveSink, Clock, Observer, ignore_events, utc_now
 from ...errors import (
     BackupError,
@@ -26,9 +27,10 @@ from ...errors import (
 )
 from ...model.events import Event
 from ...model.reports import Outcome, VerifyLevel
+from ...model.signatures import SignaturePolicy
 from ...repository.access import access_files
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
-from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, check_named
+from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, TENANT_PREFIX, beside_archive, check_named
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository
 from ...repository.storing import MAX_OBJECT_BYTES
@@ -203,7 +205,12 @@ def _fault(repository: Repository, key: str, stored: bytes | None) -> BackupErro
     try:
         if stored is None:
             raise BlobNotFoundError(f"there is no {key}", key=key)
-        if key.startswith(TENANT_PREFIX):
+        signed = beside_archive(key)
+        if signed is not None:
+            problem = archive_id_problem(signed, stored, repository.signatures or SignaturePolicy())
+            if problem is not None:
+                raise problem
+        elif key.startswith(TENANT_PREFIX):
             open_tenant_key(key, stored, repository.read_keys)
         elif key.startswith(ACCESS_PREFIX):
             describe(lambda: iter((stored,)))

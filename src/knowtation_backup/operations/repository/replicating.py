@@ -1,8 +1,8 @@
 """
 Replicas: the same objects under the same keys on another sink, as they are stored; no key that reads is needed.
 
-Objects first, each compared with its name on the way, then marks, the manifest last: until it is there nobody sees the
-archive, and a copy that was interrupted is finished by repeating it. Nothing is overwritten or deleted.
+Objects first, each compared with its name on the way, then signatures and marks, the manifest last: until it is there
+nobody sees the archive, and a copy that was interrupted is finished by repeating it. Nothing is overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from ...errors import (
 from ...model.events import Event
 from ...model.marks import MAX_MARK_BYTES
 from ...model.reports import Unverified
+from ...model.signatures import SignaturePolicy
 from ...repository.config import MAX_CONFIG_BYTES
 from ...repository.layout import (
     ACCESS_PREFIX,
     CONFIG_KEY,
+    SIDE_PREFIX,
     TENANT_PREFIX,
     archive_key,
     archive_stamp,
@@ -43,6 +45,7 @@ from ...repository.manifest import ArchiveManifest
 from ...repository.notes import list_notes, read_note
 from ...repository.proving import WRONG_BYTES
 from ...repository.repository import Repository, read_config
+from ...repository.signing import archive_signature_problem, read_signatures, signature_key
 from ...repository.storing import MAX_OBJECT_BYTES, get_object, put_object
 from ..backup import ReadBack
 from ..copy import carried_marks
@@ -50,7 +53,7 @@ from ..marks import list_marks, read_standing
 from .catalog import live_archives, standings, stored_sizes
 from .copy_reports import LagReport, RepositoryCopyReport
 
-__all__ = ["copy_as_stored", "lag", "replicate", "wanted_archives"]
+__all__ = ["copy_as_stored", "lag", "replicate", "signed_keys", "wanted_archives"]
 
 _NOTHING = dt.timedelta()
 _TRANSFERS = 4
@@ -72,7 +75,7 @@ def replicate(  # noqa: PLR0913 - the last six have defaults
     Make another sink a replica, or bring it up to date: the same recipients open it, and any archive heals the other.
 
     Args:
-        repository: What to copy; a writer key is enough.
+        repository: What to copy; a writer key is enough. Archives that its signature policy refuses are not copied.
         sink: Where to; needs the rights to list, read and create. An empty one becomes a repository.
         archive_ids: Which; `None` means all but those in the trash.
         read_back: ``content`` reads every new object again and compares it with its name.
@@ -247,6 +250,12 @@ def copy_as_stored(  # noqa: PLR0913 - the last five have defaults
     )
 
 
+def signed_keys(repository: Repository) -> set[str]:
+    """Return the keys of all signatures of archives that are there; two listings."""
+    here = {info.key for info in repository.sink.list(SIDE_PREFIX)}
+    return here & {signature_key(archive_id) for archive_id in repository.archive_ids()}
+
+
 @attrs.define(kw_only=True)
 class _Run:
     source: Repository
@@ -260,6 +269,8 @@ class _Run:
     doomed: Collection[str] = ()
     """What of it a prune may delete at any moment."""
     archives: set[str] = attrs.field(factory=set)
+    unsigned: set[str] = attrs.field(factory=set)
+    """Keys of signatures that the target does not have."""
     looked_at: float = 0.0
     bad: dict[str, BackupError] = attrs.field(factory=dict)
     """Objects that could not be copied, and why: archives share them."""
@@ -276,12 +287,13 @@ class _Run:
         self.looked_at = self.monotonic()
         self.present = stored_sizes(self.target)
         self.archives = set(self.target.archive_ids())
+        self.unsigned = signed_keys(self.source) - signed_keys(self.target)
         noted: set[str] = set()
         for info in list_notes(self.target.sink):
             with contextlib.suppress(*WRONG_BYTES):  # one that says nothing deletes nothing
                 noted.update(one.key for one in read_note(self.target.sink, self.target.keys, info.key).objects)
         noted &= self.present.keys()
-        for listed in live_archives(self.target) if noted else ():
+        for listed in live_archives(self.target.trusting_anybody) if noted else ():
             if listed.manifest is not None:
                 noted.difference_update(key for key, _ in listed.manifest.objects())
         self.doomed = noted
@@ -298,6 +310,8 @@ class _Run:
             while self.monotonic() - self.looked_at > self.target.config.grace_seconds / 2:
                 self.look()
                 self._objects(archive_id, manifest)
+        if signature_key(archive_id) in self.unsigned:
+            self._signature(archive_id)
         if self.marks:
             self._marks(archive_id)
         if missing:
@@ -357,6 +371,16 @@ class _Run:
         elif (found := self.target.sink.stat(key).size_bytes) != len(stored):
             message = f"{key} has {found} bytes in {self.target.sink.location}, {len(stored)} were sent"
             raise TruncatedError(message, kind="size_mismatch", key=key)
+
+    def _signature(self, archive_id: str) -> None:
+        """Copy the signatures, before the manifest; those that are there by now stay."""
+        problem = archive_signature_problem(self.source.sink, archive_id, SignaturePolicy())
+        if problem is not None:
+            raise problem
+        signatures = read_signatures(self.source.sink, archive_id)
+        if signatures is not None:
+            with contextlib.suppress(BlobExistsError):
+                self.target.sink.put(signature_key(archive_id), (signatures,))
 
     def _marks(self, archive_id: str) -> None:
         names = list_marks(self.source.sink, archive_id)

@@ -60,6 +60,7 @@ def read_usage(repository: Repository) -> Usage:
         RepositoryError: A manifest cannot be read, or names objects that are missing, kind ``prune_refused``.
         SinkError: The store could not be reached, or refuses.
     """
+    repository = repository.trusting_anybody  # whoever wrote a manifest: what it names may be needed
     prefixes = (PACK_PREFIX, INDEX_PREFIX, SIDE_PREFIX, PRUNE_PREFIX)
     stored = {info.key: info for prefix in prefixes for info in repository.sink.list(prefix) if is_prunable(info.key)}
     named: dict[str, int] = {}

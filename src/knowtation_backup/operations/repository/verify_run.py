@@ -6,6 +6,7 @@ Damage is remembered by object, since archives share them, and told archive by a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
@@ -15,17 +16,27 @@ from ...contracts import Clock, Observer
 from ...errors import BackupError, BlobNotFoundError
 from ...model.events import Event
 from ...model.reports import Coverage, Finding, Sample, Unverified, VerifyLevel
+from ...model.signatures import SignaturePolicy
 from ...repository.access import access_files
 from ...repository.claims import ClaimRegister, Claims
 from ...repository.config import MAX_CONFIG_BYTES, RepositoryConfig
 from ...repository.keys import ReadKeys
-from ...repository.layout import ACCESS_PREFIX, CONFIG_KEY, archive_key, index_key, pack_key
+from ...repository.layout import (
+    ACCESS_PREFIX,
+    CONFIG_KEY,
+    SIDE_PREFIX,
+    archive_key,
+    beside_archive,
+    index_key,
+    pack_key,
+)
 from ...repository.losses import SectionLoss, find_losses
 from ...repository.manifest import ArchiveManifest, ObjectRef
 from ...repository.opening import FrameReader
 from ...repository.proving import WRONG_BYTES, BadPlaces, PackProof, prove_pack
 from ...repository.reading import IndexReader
 from ...repository.repository import ListedArchive, Repository
+from ...repository.signing import archive_signature_problem, signature_key
 from ...repository.soundness import check_soundness
 from ..marks import record_verification
 from .catalog import stored_sizes
@@ -33,6 +44,8 @@ from .verify_reports import ArchiveVerifyReport, DamagedObject, RepositoryVerify
 
 __all__ = ["Verification"]
 
+_GONE = frozenset({"blob_not_found", "unsigned"})
+"""What is found of an archive that is being removed."""
 _WORKERS = 3
 """Packs read at once."""
 
@@ -51,7 +64,7 @@ class _Archive:
     losses: tuple[SectionLoss, ...] = ()
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, slots=False)
 class Verification:
     """Takes archives and levels one after another, and reports at the end."""
 
@@ -123,9 +136,11 @@ class Verification:
     # -- structure --------------------------------------------------------------------------------------------------
 
     def structure(self, listed: ListedArchive) -> None:
-        """Check manifest and tables of an archive."""
+        """Check signatures, manifest and tables of an archive; of a refused one nothing is believed or read."""
         archive = _Archive(archive_id=listed.archive_id)
         self.archives.append(archive)
+        if self._is_refused(listed.archive_id):
+            return
         manifest = listed.manifest
         if manifest is None:
             error = listed.error
@@ -146,6 +161,24 @@ class Verification:
                 archive.findings.append(finding)
             else:
                 self.note(finding.code, finding.where, finding.message)
+
+    @functools.cached_property
+    def signed(self) -> set[str]:
+        """Keys of signatures; one listing."""
+        found = {info.key for info in self.repository.sink.list(SIDE_PREFIX)}
+        return found & {signature_key(archive_id) for archive_id in map(beside_archive, found) if archive_id}
+
+    def _is_refused(self, archive_id: str) -> bool:
+        """Note what is wrong with the signatures; without a policy only those that do not fit are."""
+        policy = self.repository.signatures or SignaturePolicy()
+        if policy.is_open and signature_key(archive_id) not in self.signed:
+            return False  # a read that fails costs as much as one that does not
+        problem = archive_signature_problem(self.repository.sink, archive_id, policy)
+        if problem is None:
+            return False
+        self.note(problem.kind, signature_key(archive_id), str(problem))
+        tolerated = problem.kind == "unsigned" and policy.for_unsigned == "report"
+        return not (policy.is_open or tolerated)
 
     def _packs_of(self, archive_id: str) -> list[bytes]:
         try:
@@ -288,12 +321,13 @@ class Verification:
         return Coverage.WHOLE if isinstance(self.repository.keys, ReadKeys) else Coverage.STORED
 
     def _damage_of(self, archive: _Archive) -> list[str]:
-        keys = [archive_key(archive.archive_id), *map(index_key, archive.indexes), *map(pack_key, archive.packs)]
+        own = (archive_key(archive.archive_id), signature_key(archive.archive_id))
+        keys = [*own, *map(index_key, archive.indexes), *map(pack_key, archive.packs)]
         return [key for key in keys if key in self.damaged]
 
     def _is_gone(self, archive: _Archive) -> bool:
         """Whether an archive of which objects are missing was forgotten meanwhile: manifests go first."""
-        if all(self.damaged[key][0] != "blob_not_found" for key in self._damage_of(archive)):
+        if all(self.damaged[key][0] not in _GONE for key in self._damage_of(archive)):
             return False
         try:
             self.repository.sink.stat(archive_key(archive.archive_id))

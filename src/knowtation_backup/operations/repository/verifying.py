@@ -77,6 +77,9 @@ def verify_all(  # noqa: PLR0913 - the last five have defaults
     """
     Check archives; every level includes those before it.
 
+    Signatures are looked at first: an archive that the repository's policy refuses gets a finding, and nothing of it is
+    read; without a policy, signatures that are there must fit.
+
     ``structure`` proves that each manifest and all its tables are what their names say, that they agree, and that the
     tables give every section the root it had when it was backed up. ``presence``: every object they name is there,
     with its size. ``content``: every pack is what its name says, and with read keys also that every frame an archive

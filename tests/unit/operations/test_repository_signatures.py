@@ -28,6 +28,7 @@ from knowtation_backup.model.signatures import MAX_SIGNATURE_BYTES, SignaturePol
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.catalog import find, list_archives
 from knowtation_backup.operations.repository.copying import copy
+from knowtation_backup.operations.repository.erasing import plan_erase_tenant
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
 from knowtation_backup.operations.repository.pruning import apply_prune, plan_prune
 from knowtation_backup.operations.repository.repairing import apply_repair, plan_repair
@@ -37,6 +38,7 @@ from knowtation_backup.operations.repository.signing import sign_archive
 from knowtation_backup.operations.repository.verifying import verify, verify_all
 from knowtation_backup.operations.repository.waste import measure_waste
 from knowtation_backup.repository.layout import archive_key
+from knowtation_backup.repository.notes import NotedObject, PruneNote, put_note
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.repository.signing import signature_key
 from knowtation_backup.retention.policy import KeepPolicy
@@ -209,10 +211,10 @@ def test_a_signature_that_is_missing_of_an_archive_that_goes_is_no_damage() -> N
     gone = repository.archive_ids()[0]
 
     class Going(FaultSink):
-        """The archive is removed while its signature is read."""
+        """The archive is removed when its signature is read again, after its manifest was."""
 
         def _read(self, key: str, start: int, size_bytes: int | None) -> Iterator[bytes]:
-            if key == signature_key(gone):
+            if key == signature_key(gone) and f"read {key}" in self.operations:
                 repository.sink.delete(archive_key(gone))
                 repository.sink.delete(key)
             return super()._read(key, start, size_bytes)
@@ -392,6 +394,26 @@ def test_pruning_heeds_archives_that_nobody_trusted_signed() -> None:
     assert plan.marking == ()
     assert measure_waste(repository).packs
     assert contents(repository.trusting_anybody, forged)
+
+
+def test_erasing_finds_a_tenant_in_archives_that_nobody_trusted_signed() -> None:
+    repository = attrs.evolve(new_repository(MemorySink(), tenant_keys=True), signatures=TRUSTED, signing_keys=KEY)
+    source = StagedSource(records={"notes": {(b"ann", b"a"): b"secret"}}, kind="export")
+    back_up(repository, source)
+    back_up(writer_of(repository), attrs.evolve(source, taken_at=MOMENT + DAY))
+    assert {one.archive_id for one in plan_erase_tenant(repository, b"ann").archives} == set(repository.archive_ids())
+
+
+def test_copies_rely_on_what_archives_in_the_target_need_whoever_signed_them() -> None:
+    repository = signed_repository(0)
+    archive_id = back_up(writer_of(repository), content(0)).archive_id
+    sink = MemorySink()
+    replicate(repository.trusting_anybody, sink)
+    replica = attrs.evolve(repository, sink=sink)
+    key = next(key for key, _ in replica.trusting_anybody.manifest(archive_id).objects())
+    put_note(sink, replica.writer_key, PruneNote(made_at=MOMENT, objects=(NotedObject(key, 1),)))
+    later = back_up(repository.trusting_anybody, content(1)).archive_id
+    assert list(copy(repository, replica, [later]).copied) == [later]
 
 
 def test_publishing_counts_the_time_that_signing_takes() -> None:

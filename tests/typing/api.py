@@ -312,6 +312,72 @@ def failing(pipeline: kb.Pipeline) -> str:
     return ""
 
 
+# A repository
+
+
+class Desk:
+    """A source of sections of one's own, and its own capture."""
+
+    kind = "notes"
+    source_id = "desk"
+    taken_at = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+
+    def capture_sections(self, *, taken_at: dt.datetime, observer: kb.Observer = print) -> "Desk":
+        observer(kb.Event(name="desk.read"))
+        self.taken_at = taken_at
+        return self
+
+    def sections(self) -> Iterator[kb.ImageSection | kb.FileSection | kb.RecordSection]:
+        yield kb.FileSection(name="notes.txt", chunks=[b"remember the milk"])
+        yield kb.ImageSection(name="heap.bin", size_bytes=4096, chunks=iter([bytes(4096)]))
+        yield kb.RecordSection(name="records", batches=[[kb.SectionRecord(b"owner", b"name", b"value")]])
+
+    def result(self) -> kb.CaptureResult:
+        return kb.CaptureResult(complete=True, counts={}, details={})
+
+
+def repository(sink: kb.ArchiveSink, other: kb.Repository, directory: Path, moment: dt.datetime) -> None:
+    key = kb.PrivateKey.generate()
+    made = kb.Repository.create(sink, seal_to=[key.public_key], tenant_keys=True)
+    assert_type(made.writer_key, kb.WriterKey)
+    assert_type(kb.Repository.open(sink, [key, kb.Passphrase(text="words")]), kb.Repository)
+    source: kb.SectionSource = Desk()
+    pipeline = kb.RepositoryPipeline(
+        repository=made,
+        sources={
+            "desk": source,
+            "made later": Desk,
+            "export": kb.ExportFileSource(path="export.json", source_id="hub"),
+        },
+        retention=kb.KeepPolicy(daily=7),
+        options=kb.RepositoryBackupOptions(write=kb.WriteOptions(read_back=True)),
+    )
+    assert_type(pipeline.backup("desk"), kb.BackupSetReport)
+    assert_type(pipeline.list(kb.ArchiveFilter()), tuple[kb.ArchiveInfo, ...])
+    assert_type(pipeline.as_of(moment, tenant="anna"), kb.AsOf)
+    assert_type(pipeline.missing(moment, expected=["notes@desk"]), kb.MissingReport)
+    assert_type(pipeline.diff("latest-1"), kb.RepositoryDiff)
+    assert_type(pipeline.diff_note("anna", "default", "a.md", "latest-1"), kb.NoteDiff)
+    assert_type(pipeline.history("anna", "default", "a.md"), kb.RecordHistory)
+    assert_type(
+        pipeline.restore("latest", directory, form=kb.ExportForm.FULL, replace=True), kb.RepositoryRestoreReport
+    )
+    assert_type(pipeline.read("heap.bin"), Iterator[bytes])
+    assert_type(pipeline.verify_all(sample=kb.Sample(part=1, of=7)), kb.RepositoryVerifyReport)
+    assert_type(pipeline.replicate(sink), kb.RepositoryCopyReport)
+    assert_type(pipeline.lag(other), kb.LagReport)
+    assert_type(pipeline.apply_repair(pipeline.plan_repair(other), other), kb.RepairReport)
+    assert_type(pipeline.apply(pipeline.plan_forget()), kb.ForgetReport)
+    assert_type(pipeline.apply_prune(pipeline.plan_prune()), kb.PruneReport)
+    assert_type(pipeline.apply_extend_locks(pipeline.plan_extend_locks(until=moment)), kb.LockReport)
+    assert_type(pipeline.measure_waste(), kb.Waste)
+    assert_type(pipeline.import_all(sink, kb.Keyring([key])), kb.ImportReport)
+    assert_type(kb.check_repository_keys(sink, [key]), kb.RepositoryKeyReport)
+    plan = kb.plan_rotate(made, seal_to=[key.public_key], opens_with=key)
+    assert_type(kb.apply_recipients(made, plan), kb.RecipientReport)
+    assert_type(kb.apply_erase_tenant(made, kb.plan_erase_tenant(made, "anna")), kb.ErasureReport)
+
+
 # The sandbox
 
 

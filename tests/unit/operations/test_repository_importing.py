@@ -21,10 +21,13 @@ from knowtation_backup.codecs.ktb2 import Ktb2Codec
 from knowtation_backup.errors import ConfigurationError, IntegrityError
 from knowtation_backup.exports.reader import ExportReader
 from knowtation_backup.exports.sections import ExportFileSource
+from knowtation_backup.model.plans import ArchiveState
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.importing import StoredFileSource, import_all
+from knowtation_backup.pipeline import Pipeline
 from knowtation_backup.sinks.memory import MemorySink
+from knowtation_backup.testing.sources import FakeSource
 
 KEY = EncryptionKey(raw=bytes(range(32)))
 NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
@@ -172,3 +175,18 @@ def test_what_is_not_recognised_needs_a_kind() -> None:
     assert caught.value.kind == "not_recognised"
     report = back_up(repository, StoredFileSource(sink=old, key="odd.bin", source_id="desk", kind="odd"))
     assert contents(repository, report.archive_id)["payload"] == b"odd" * 1000
+
+
+def test_what_is_passed_over_is_named() -> None:
+    old = MemorySink()
+    name = "operator-full-export-20260401T073000Z.json"
+    Pipeline(source=FakeSource(), sink=old).backup()
+    (archive,) = Pipeline(sink=old).list()
+    manifest = next(key for key in old.contents() if key.endswith("manifest.json"))
+    old.delete(manifest)
+    old.put(manifest, [b"{}"])
+    old.put(name, (export(1),))
+    report = import_all(new_repository(MemorySink()), old, source_id="hub")
+    assert list(report.imported) == [name]
+    assert report.skipped == {archive.archive_id: ArchiveState.DAMAGED}
+    assert f"passed over {archive.archive_id}: damaged" in str(report)

@@ -193,6 +193,8 @@ class ImportReport:
     """Files that the repository has already."""
     failed: dict[str, BackupError]
     """Files that could not be imported, and why; they stay what they are."""
+    skipped: dict[str, ArchiveState] = attrs.field(factory=dict)
+    """What a listing shows and is nothing to import, damaged or unknown for example, and its state."""
 
     @property
     def outcome(self) -> Outcome:
@@ -209,7 +211,9 @@ class ImportReport:
         lines = [f"{name} -> {archive_id}" for name, archive_id in self.imported.items()]
         lines += [f"{name}: there already" for name in self.present]
         lines += [f"NOT imported {name}: {error}" for name, error in self.failed.items()]
-        return "\n".join([*lines, f"{len(self.imported)} imported, {len(self.failed)} not"])
+        lines += [f"passed over {name}: {state.value}" for name, state in self.skipped.items()]
+        count = len(self.failed) + len(self.skipped)
+        return "\n".join([*lines, f"{len(self.imported)} imported, {count} not"])
 
 
 def import_all(  # noqa: PLR0913 - parts with defaults
@@ -245,8 +249,10 @@ def import_all(  # noqa: PLR0913 - parts with defaults
     imported: dict[str, str] = {}
     present: list[str] = []
     failed: dict[str, BackupError] = {}
+    skipped: dict[str, ArchiveState] = {}
     for info in reversed(list_archives(sink, wanted or ArchiveFilter())):
         if info.state not in {ArchiveState.COMPLETE, ArchiveState.INCOMPLETE} and not is_foreign(info):
+            skipped[info.archive_id] = info.state
             continue
         set_id = f"import-{info.short_id}"
         if set_id in there:
@@ -262,7 +268,7 @@ def import_all(  # noqa: PLR0913 - parts with defaults
             failed[info.archive_id] = error
         else:
             imported[info.archive_id] = report.archive_id
-    return ImportReport(imported=imported, present=tuple(present), failed=failed)
+    return ImportReport(imported=imported, present=tuple(present), failed=failed, skipped=skipped)
 
 
 def _source(info: ArchiveInfo, sink: ArchiveSink, keys: Codec | None, source_id: str) -> StoredFileSource:

@@ -109,7 +109,8 @@ from .operations.adopt import AdoptFailure, Adoption, AdoptOptions, AdoptReport
 from .operations.backup import BackupOptions, ReadBack
 from .operations.copy import CopyReport, copy_archive
 from .operations.keys import KeyCheck, KeyCheckReport
-from .operations.repository.backup import RepositoryBackupOptions, RepositoryBackupReport
+from .operations.repository.backup import FullEvery, RepositoryBackupOptions, RepositoryBackupReport
+from .operations.repository.consolidating import ConsolidationReport
 from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
 from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
@@ -228,6 +229,7 @@ __all__ = [
     "CodecSpec",
     "Compression",
     "CompressionCodec",
+    "ConsolidationReport",
     "ContentStatement",
     "CopyReport",
     "CostEstimate",
@@ -264,6 +266,7 @@ __all__ = [
     "ForgetPlan",
     "ForgetReport",
     "FsspecSink",
+    "FullEvery",
     "GlobalKind",
     "GlobalValue",
     "HubAddress",

@@ -31,6 +31,7 @@ from .operations.forget import TRASH_GRACE
 from .operations.repository import marks
 from .operations.repository.backup import RepositoryBackupOptions
 from .operations.repository.catalog import find, list_archives, resolve
+from .operations.repository.consolidating import ConsolidationReport, consolidate
 from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
 from .operations.repository.copying import copy
 from .operations.repository.difference_reports import RepositoryDiff
@@ -411,6 +412,16 @@ class RepositoryPipeline:
     def apply_prune(self, plan: PrunePlan) -> PruneReport:
         """Note and delete what a plan says."""
         return apply_prune(self.repository, plan, observer=self.observer, clock=self.clock)
+
+    def consolidate(self, archive_id: str = "latest") -> ConsolidationReport:
+        """Make a full archive with the content of a stored one, without its source; the old one stays."""
+        return consolidate(
+            self.repository,
+            self._resolve(archive_id),
+            write=self.options.write,
+            observer=self.observer,
+            clock=self.clock,
+        )
 
     def plan_extend_locks(self, *, ahead: dt.timedelta = LOCK_AHEAD, until: dt.datetime | None = None) -> LockPlan:
         """Return what must be locked for longer, so that nobody can remove what kept archives need; nothing happens."""

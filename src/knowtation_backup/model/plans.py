@@ -45,7 +45,7 @@ class ArchiveInfo:
     """Whether retention may count and remove it; `False` for files of other tools, which are only listed."""
 
     number: int = 0
-    """Of archives that bear the same stamp, the larger is the newer."""
+    """Of archives that bear the same stamp, the larger is the newer: of a repository, when they were finished."""
 
     kind: str = ""
     """Kind of the payload as the manifest says, else as the name lets expect; empty when neither says it."""
@@ -58,7 +58,7 @@ class ArchiveInfo:
     rewrapped_from: str = ""
     """Id of the archive of the same content this one was made from; empty for all others."""
     superseded_by: str = ""
-    """Id of a complete archive of the same content that was re-wrapped from this one; this one no longer counts."""
+    """Id of a complete archive of the same content that was made from this one; this one no longer counts."""
     in_repository: bool = False
     """Whether it is an archive of a repository: `size_bytes` is what reading it needs, mostly shared with others."""
 

@@ -21,7 +21,7 @@ from ..model.selection import ArchiveFilter, filter_archives
 from ..model.signatures import SignaturePolicy
 from .describing import StoreView
 
-__all__ = ["find_archive", "list_archives", "resolve_archive", "resolve_file"]
+__all__ = ["find_archive", "list_archives", "resolve_archive", "resolve_file", "with_superseded"]
 
 LIST_CONCURRENCY = 16
 _LATEST = re.compile(r"latest(?:-(?P<back>[0-9]{1,4}))?(?::(?P<series>.+))?")
@@ -60,16 +60,22 @@ def list_archives(
     view = StoreView.of(sink, signatures)
     described = prefetch(view.describe, view.candidates(), workers=concurrency, window=4 * concurrency)
     listed = sorted((info for info in described if info is not None), key=lambda info: info.age_key, reverse=True)
-    listed = _with_superseded(listed)
+    listed = with_superseded(listed)
     return listed if wanted is None else filter_archives(listed, wanted)
 
 
-def _with_superseded(listed: list[ArchiveInfo]) -> list[ArchiveInfo]:
-    """Say which archives were re-wrapped into another that may take their place: one content counts once."""
+def with_superseded(listed: list[ArchiveInfo], *, verified: bool = False) -> list[ArchiveInfo]:
+    """
+    Say which archives were made anew as another that may take their place: one content counts once.
+
+    Args:
+        listed: All archives.
+        verified: Whether only one whose whole content proved good takes the place of another.
+    """
     heirs = {
         (info.rewrapped_from, info.series, info.taken_at): info.archive_id
         for info in listed
-        if info.rewrapped_from and _is_usable(info)
+        if info.rewrapped_from and _is_usable(info) and (_is_good(info) or not verified)
     }
     if not heirs:
         return listed

@@ -4,7 +4,7 @@ The manifest of an archive: canonical JSON, sealed with the index key, written l
 Fields, beside format and version:
 
 ``kind``, ``source_id``, ``taken_at``, ``started_at``, ``finished_at``, ``complete``, ``counts``, ``tags``, ``set_id``,
-``parent``, ``generator``
+``parent``, ``generator``, and in archives made from others ``consolidated_from``
     what `ArchiveManifest` says of them; moments are ISO with milliseconds
 ``packs``, ``indexes``
     lists of ``[id in hexadecimal, size in bytes]``: every object that reading the archive needs
@@ -169,6 +169,8 @@ class ArchiveManifest:
     parent: str = ""
     """Id of the archive whose tables this one continues; empty for a first or full one."""
     generator: str = ""
+    consolidated_from: str = ""
+    """Id of the archive of the same content that this one was made from, without its source; empty for all others."""
     packs: tuple[ObjectRef, ...] = attrs.field(default=(), repr=False)
     indexes: tuple[ObjectRef, ...] = attrs.field(default=(), repr=False)
     sections: tuple[SectionTables, ...] = attrs.field(default=(), repr=False)
@@ -207,6 +209,8 @@ class ArchiveManifest:
             "indexes": [[ref.object_id.hex(), ref.size_bytes] for ref in self.indexes],
             "sections": [_section_json(section) for section in self.sections],
         }
+        if self.consolidated_from:
+            value["consolidated_from"] = self.consolidated_from
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -239,6 +243,7 @@ class ArchiveManifest:
                 set_id=typed(value["set_id"], str),
                 parent=typed(value["parent"], str),
                 generator=typed(value["generator"], str),
+                consolidated_from=typed(value.get("consolidated_from", ""), str),
                 packs=tuple(map(_object, value["packs"])),
                 indexes=tuple(map(_object, value["indexes"])),
                 sections=tuple(map(_section, value["sections"])),

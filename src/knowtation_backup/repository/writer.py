@@ -34,7 +34,7 @@ from .storing import put_object
 from .tables import FrameRef
 from .tenants import TenantSealers
 
-__all__ = ["PIECE_BYTES", "ArchiveWriter", "KnownPieces", "Parent", "WriteOptions", "WrittenSection"]
+__all__ = ["PIECE_BYTES", "ArchiveWriter", "KnownPieces", "Parent", "WriteOptions", "WrittenSection", "approved"]
 
 PIECE_BYTES: Final = 1 << 20
 """Of a file; the last piece is smaller."""
@@ -73,6 +73,10 @@ class WrittenSection:
     """Pages, records or pieces that differ from the parent's."""
     stored: int
     """Of these, how many were stored: zeros and what is known elsewhere are not."""
+
+
+def approved(_manifest: ArchiveManifest) -> None:
+    """Approve of any manifest."""
 
 
 class KnownPieces:
@@ -168,6 +172,7 @@ class ArchiveWriter:
         *,
         finished_at: dt.datetime,
         signing_keys: Iterable[SigningKey] = (),
+        approve: Callable[[ArchiveManifest], None] = approved,
     ) -> tuple[str, ArchiveManifest]:
         """
         Sign the manifest, if there are keys, and write it: from now on there is an archive.
@@ -176,6 +181,7 @@ class ArchiveWriter:
             facts: Fields of `ArchiveManifest` that the capture knows.
             finished_at: Now.
             signing_keys: Who signs; none: nobody.
+            approve: Shown the manifest first; what it raises keeps it from being published.
 
         Returns:
             Its id, and the manifest.
@@ -197,6 +203,7 @@ class ArchiveWriter:
         )
         parent = self._parent.archive_id if self._parent is not None else ""
         manifest = ArchiveManifest(finished_at=finished_at, parent=parent, **facts, **places)  # type: ignore[arg-type]  # fields by name
+        approve(manifest)
         stored = seal_small(FileKind.MANIFEST, self._keys, list(even((manifest.to_bytes(),), MAX_CONTENT_BYTES)))
         archive_id = archive_id_of(manifest.taken_at, stored)
         signers = tuple(signing_keys)

@@ -61,7 +61,7 @@ def condition(info: ArchiveInfo) -> str:
     if info.state is ArchiveState.COMPLETE and info.standing.failed_at is not None:
         return "failed verification, never counted"
     if info.superseded_by:
-        return f"{info.state.value}, never counted since it was re-wrapped as {info.superseded_by}"
+        return f"{info.state.value}, never counted since it was made anew as {info.superseded_by}"
     return info.state.value if counts(info) else f"{info.state.value}, never counted"
 
 

@@ -523,7 +523,7 @@ def test_one_content_counts_once_for_retention() -> None:
     plan = KeepLast(limit=4).plan(list(listed.values()), now=days[-1] + dt.timedelta(hours=1))
     assert plan.forgotten == (), "re-wrapping two archives pushes no older one out"
     reasons = {decision.archive.archive_id: decision.reason for decision in plan.decisions}
-    assert f"re-wrapped as {new[1]}" in reasons[ids[3]]
+    assert f"made anew as {new[1]}" in reasons[ids[3]]
 
 
 def test_a_re_wrapped_archive_that_failed_verification_takes_no_place() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from ...contracts import Observer, SectionCapture, ignore_events
+from ...contracts import Observer, ignore_events
 from ...errors import IntegrityError
 from ...exports.sections import record_names
 from ...model.reports import CaptureResult, Finding
@@ -18,7 +18,7 @@ from ...repository.repository import Repository
 from .backup import DETAILS_SECTION
 from .details import read_details
 
-__all__ = ["ArchiveSource", "IdentifyRecord"]
+__all__ = ["ArchiveCapture", "ArchiveSource", "IdentifyRecord"]
 
 IdentifyRecord: TypeAlias = Callable[[str, bytes], Iterable[tuple[bytes, bytes]]]
 """Returns what owner and name of a record may be, likeliest first, from the name of its section and its value."""
@@ -47,12 +47,14 @@ class ArchiveSource:
         *,
         taken_at: object,  # noqa: ARG002 - the content is of the moment the archive says
         observer: Observer = ignore_events,  # noqa: ARG002
-    ) -> SectionCapture:
+    ) -> ArchiveCapture:
         """Begin to read the archive."""
-        return _Capture(self)
+        return ArchiveCapture(self)
 
 
-class _Capture:
+class ArchiveCapture:
+    """A `SectionCapture` of an archive."""
+
     def __init__(self, source: ArchiveSource) -> None:
         self._source = source
         self._manifest = source.manifest
@@ -60,13 +62,15 @@ class _Capture:
         self._reader = ArchiveReader(
             repository.sink, repository.read_keys, source.manifest, tenant_sink=repository.tenant_sink
         )
-        self._erased = 0
+        self.erased: dict[str, int] = {}
+        """How many records of a section were left out, since the keys of their tenants were destroyed."""
         self._details: dict[str, Any] = {}
         self.kind = source.manifest.kind
         self.source_id = source.manifest.source_id
         self.taken_at = source.manifest.taken_at
 
     def sections(self) -> Iterator[Section]:
+        """Yield what was backed up but the details, which whoever stores this writes anew."""
         for section in self._manifest.sections:
             match section:
                 case FileTable(name=name) if name == DETAILS_SECTION:
@@ -85,7 +89,9 @@ class _Capture:
     def _records(self, tables: RecordTables) -> Iterator[Sequence[SectionRecord]]:
         identify = self._source.identify
         keys = self._source.repository.writer_key
-        for group in self._reader.records(tables, on_erased=self._note_erased):
+        for group in self._reader.records(
+            tables, on_erased=lambda _owner, records: self._note_erased(tables.name, records)
+        ):
             batch: list[SectionRecord] = []
             for record in group:
                 candidates = identify(tables.name, record.value)
@@ -96,17 +102,20 @@ class _Capture:
                 batch.append(SectionRecord(*found, record.value))
             yield batch
 
-    def _note_erased(self, _owner_key: bytes, records: int) -> None:
-        self._erased += records
+    def _note_erased(self, section: str, records: int) -> None:
+        self.erased[section] = self.erased.get(section, 0) + records
 
     def result(self) -> CaptureResult:
+        """Return what the capture found when the archive was made."""
         manifest = self._manifest
         try:
             warnings = tuple(Finding(**warning) for warning in self._details.get("warnings", ()))
         except TypeError as error:
             raise IntegrityError("warnings of an archive cannot be read", kind="details_unreadable") from error
-        if self._erased:
-            message = f"{self._erased} record(s) were left out, since the keys of their tenants were destroyed"
+        if self.erased:
+            message = (
+                f"{sum(self.erased.values())} record(s) were left out, since the keys of their tenants were destroyed"
+            )
             warnings += (Finding(code="records_erased", where=self.source_id, message=message),)
         return CaptureResult(
             complete=manifest.complete,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 import attrs
 
+from ..._checks import optional, whole_number
 from ..._engine.steady import steady_seconds
 from ...contracts import Clock, Observer, SectionCapture, SectionSource, ignore_events, utc_now
 from ...errors import BackupError, ConfigurationError, PlanStaleError, SignatureError
@@ -20,18 +21,71 @@ from ...model.reports import CaptureResult, Finding, Outcome
 from ...model.sections import FileSection, Section
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
-from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection
+from ...repository.writer import ArchiveWriter, KnownPieces, Parent, WriteOptions, WrittenSection, approved
 from ...retention.common import MAX_AHEAD
 from ..marks import quarantine
 from ..writing import generator
 from .catalog import is_whole, live_archives, stored_sizes
 
-__all__ = ["DETAILS_SECTION", "RepositoryBackupOptions", "RepositoryBackupReport", "back_up", "no_source"]
+__all__ = [
+    "DETAILS_SECTION",
+    "FullEvery",
+    "RepositoryBackupOptions",
+    "RepositoryBackupReport",
+    "back_up",
+    "no_source",
+    "store",
+]
 
 _LOOK_AT: Final = 256
 """Archives looked at for a parent and for known files, newest first; more only until there is a parent."""
 DETAILS_SECTION: Final = "details.json"
 """The section that holds what the capture found; sealed like content."""
+_LATEST: Final = "latest"
+_FULL: Final = "full"
+
+
+@attrs.frozen(kw_only=True)
+class FullEvery:
+    """
+    When a backup stores everything again: as soon as one of its limits is reached.
+
+    Archives are counted as they are there: what was forgotten does not count, and where no full one is left that is
+    complete and has all its objects, a full one is due. The first archive of a series is a full one anyway.
+    """
+
+    backups: int | None = attrs.field(default=None, validator=optional(whole_number(1)))
+    """One of so many archives of a series is full: 7 makes six others follow each full one, 1 makes all full."""
+    age: dt.timedelta | None = attrs.field(default=None)
+    """How much older than what is being backed up the content of the newest full archive may become."""
+
+    @age.validator
+    def _check_age(self, _field: attrs.Attribute[dt.timedelta | None], value: object) -> None:
+        if value is not None and (not isinstance(value, dt.timedelta) or value <= dt.timedelta(0)):
+            message = f"FullEvery.age is {value!r:.80}"
+            raise ConfigurationError(message, kind="bad_option", hint="it must be a positive datetime.timedelta")
+        if value is None and self.backups is None:
+            message = "FullEvery has neither backups nor age"
+            raise ConfigurationError(message, kind="bad_option", hint="give at least one of them")
+
+    def is_due(self, full_at: dt.datetime | None, since: int, now: dt.datetime) -> bool:
+        """
+        Whether the next archive is to be a full one.
+
+        Args:
+            full_at: The moment the newest full archive is of; `None`: there is none.
+            since: How many archives of the series are newer than that.
+            now: The moment the next archive is of.
+        """
+        if full_at is None or (self.backups is not None and since + 1 >= self.backups):
+            return True
+        return self.age is not None and now - full_at >= self.age
+
+
+def _full_every(value: FullEvery | int | dt.timedelta | None) -> FullEvery | None:
+    if value is None or isinstance(value, FullEvery):
+        return value
+    return FullEvery(age=value) if isinstance(value, dt.timedelta) else FullEvery(backups=value)
 
 
 @attrs.frozen(kw_only=True)
@@ -44,11 +98,18 @@ class RepositoryBackupOptions:
     """The same for all archives of one backup set."""
     parent: str | None = None
     """
-    Id of the archive to compare with; `None`: the newest complete one of the same kind and source that is not dated
-    more than a day ahead.
+    What to compare with, of the same kind and source: `None` or ``latest``: the newest complete archive that is not
+    dated more than a day ahead. ``full``: the newest complete full one, so that each backup stores all that changed
+    since that (differential). Or the id of one. Where there is none, everything is stored, and the archive is a full
+    one.
     """
     full: bool = False
     """Store everything again, without comparing: nothing of older archives is needed to read this one."""
+    full_every: FullEvery | None = attrs.field(default=None, converter=_full_every)
+    """
+    When to do so by itself, whatever *parent* says; a number means `FullEvery.backups`, a length of time
+    `FullEvery.age`.
+    """
     write: WriteOptions = attrs.field(factory=WriteOptions)
 
 
@@ -122,6 +183,33 @@ def back_up(  # noqa: PLR0913 - parts with defaults
     given: object = source
     if not isinstance(given, SectionSource):
         raise no_source(given)
+    return store(repository, source, options=options, observer=observer, clock=clock, monotonic=monotonic)
+
+
+def store(  # noqa: PLR0913 - as `back_up`
+    repository: Repository,
+    source: SectionSource,
+    *,
+    options: RepositoryBackupOptions,
+    observer: Observer,
+    clock: Clock,
+    monotonic: Callable[[], float],
+    consolidated_from: str = "",
+    approve: Callable[[ArchiveManifest], None] = approved,
+) -> RepositoryBackupReport:
+    """
+    Store a capture as `back_up` does.
+
+    Args:
+        repository: Where to.
+        source: What to read.
+        options: As given.
+        observer: Told what happens.
+        clock: Dates the archive.
+        monotonic: Seconds; measures durations.
+        consolidated_from: Id of the archive that *source* reads, when the new one is to take its place.
+        approve: Shown the manifest before it is published; what it raises keeps it from being so.
+    """
     began_at = monotonic()
     started_at = clock()
     capture = source.capture_sections(taken_at=started_at, observer=observer)
@@ -154,8 +242,14 @@ def back_up(  # noqa: PLR0913 - parts with defaults
             "tags": options.tags,
             "set_id": options.set_id,
             "generator": generator(),
+            "consolidated_from": consolidated_from,
         }
-        archive_id, manifest = writer.publish(facts, finished_at=clock(), signing_keys=repository.signing_keys)
+        archive_id, manifest = writer.publish(
+            facts,
+            finished_at=clock(),
+            signing_keys=repository.signing_keys,
+            approve=approve,
+        )
         if monotonic() - began_at > repository.config.grace_seconds:
             _distrust(repository, archive_id, clock)
     except BaseException as error:
@@ -241,17 +335,19 @@ def _look(
     findings: list[Finding] = []
     if options.full:
         return None, pieces, findings
-    wanted = (capture.kind, capture.source_id)
-    newest = _newest(repository, wanted, options.parent, findings, now)
-    present = stored_sizes(repository) if newest else {}
-    for candidate in newest.values():
+    survey = _Survey(series=(capture.kind, capture.source_id), options=options, now=now)
+    survey.read(repository, findings)
+    present = stored_sizes(repository) if survey.newest else {}
+    if survey.is_full_due(capture.taken_at, present):
+        return None, pieces, findings
+    parent = survey.parent
+    for candidate in survey.newest.values():
         if is_whole(candidate.manifest, present):
             pieces.add(candidate.manifest)
-    parent = newest.get(wanted)
     if parent is not None and is_whole(parent.manifest, present):
         return parent, pieces, findings
-    if options.parent is not None:
-        message = f"{options.parent} cannot be a parent: there is no such archive, or objects of it are missing"
+    if survey.named is not None:
+        message = f"{survey.named} cannot be a parent: there is no such archive, or objects of it are missing"
         raise ConfigurationError(message, kind="bad_parent", hint="name another one, or none")
     if parent is not None:
         message = "objects of it are missing, so that it is no parent; everything is stored again"
@@ -259,45 +355,85 @@ def _look(
     return None, pieces, findings
 
 
-def _newest(
-    repository: Repository, wanted: tuple[str, str], named: str | None, findings: list[Finding], now: dt.datetime
-) -> dict[tuple[str, str], Parent]:
-    """
-    Return the best archive of every series; for the series *wanted* the one that is *named*, or none then.
+@attrs.define(kw_only=True)
+class _Survey:
+    """What the archives that are there offer, read from the newest on."""
 
-    One that is dated ahead would stay the newest, and be compared with for ever: it is taken only while there is no
-    other.
-    """
-    newest: dict[tuple[str, str], Parent] = {}
+    series: tuple[str, str]
+    """Kind and source of what is being backed up."""
+    options: RepositoryBackupOptions
+    now: dt.datetime
+    """Archives dated more than a day later are taken only while there is no other: they would stay the newest."""
+    newest: dict[tuple[str, str], Parent] = attrs.field(factory=dict)
+    """The best archive of every series."""
+    full: Parent | None = None
+    """The newest complete archive of this series that continues none."""
+    since_full: int = 0
+    """Archives of this series that are newer."""
     chosen: Parent | None = None
-    ahead: list[Parent] = []
-    refused: list[ListedArchive] = []
-    with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
-        for read, found in enumerate(archives):
-            enough = wanted in newest and not _is_ahead(newest[wanted], now)
-            if read >= _LOOK_AT and enough and named is None:
-                break  # a long history is not read for files that others may have
-            if isinstance(found.error, SignatureError):
-                refused.append(found)
-                continue
-            if found.manifest is None:
-                message = f"its manifest cannot be read: {found.error}"
-                findings.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
-                continue
-            here = Parent(archive_id=found.archive_id, manifest=found.manifest)
-            series = (found.manifest.kind, found.manifest.source_id)
-            if series == wanted and _is_ahead(here, now):
-                ahead.append(here)
-            if series not in newest or _rank(here, now) > _rank(newest[series], now):
-                newest[series] = here
-            if found.archive_id == named:
-                chosen = here
-    findings.extend(_passed_over(ahead, refused))
-    if named is not None:
-        newest.pop(wanted, None)
-        if chosen is not None:
-            newest[wanted] = chosen
-    return newest
+    """The archive that was named."""
+
+    @property
+    def named(self) -> str | None:
+        """Id of the archive to compare with, if one was given."""
+        return None if self.options.parent in {_LATEST, _FULL} else self.options.parent
+
+    @property
+    def parent(self) -> Parent | None:
+        """What to compare with."""
+        if self.named is not None:
+            return self.chosen
+        return self.full if self.options.parent == _FULL else self.newest.get(self.series)
+
+    def is_full_due(self, now: dt.datetime, present: Mapping[str, int]) -> bool:
+        """Whether it is time to store everything again."""
+        if self.options.full_every is None or self.series not in self.newest:
+            return False
+        full = self.full.manifest if self.full is not None and is_whole(self.full.manifest, present) else None
+        return self.options.full_every.is_due(full.taken_at if full is not None else None, self.since_full, now)
+
+    def read(self, repository: Repository, findings: list[Finding]) -> None:
+        """Read manifests until nothing more is wanted; a long history is not read for files that others may have."""
+        ahead: list[Parent] = []
+        refused: list[ListedArchive] = []
+        with contextlib.closing(live_archives(repository, newest_first=True)) as archives:
+            for read, found in enumerate(archives):
+                if read >= _LOOK_AT and self._has_enough:
+                    break
+                if isinstance(found.error, SignatureError):
+                    refused.append(found)
+                elif found.manifest is None:
+                    message = f"its manifest cannot be read: {found.error}"
+                    findings.append(Finding(code="archive_damaged", where=found.archive_id, message=message))
+                else:
+                    here = Parent(archive_id=found.archive_id, manifest=found.manifest)
+                    self._note(here)
+                    if _series_of(here) == self.series and _is_ahead(here, self.now):
+                        ahead.append(here)
+        findings.extend(_passed_over(ahead, refused))
+
+    @property
+    def _has_enough(self) -> bool:
+        wants_full = self.options.full_every is not None or self.options.parent == _FULL
+        best = self.newest.get(self.series)
+        found = best is not None and not _is_ahead(best, self.now)
+        return found and self.named is None and (self.full is not None or not wants_full)
+
+    def _note(self, found: Parent) -> None:
+        manifest, series = found.manifest, _series_of(found)
+        if series not in self.newest or _rank(found, self.now) > _rank(self.newest[series], self.now):
+            self.newest[series] = found
+        if found.archive_id == self.named:
+            self.chosen = found
+        if series == self.series and self.full is None and not _is_ahead(found, self.now):
+            if manifest.complete and not manifest.parent:
+                self.full = found
+            else:
+                self.since_full += 1
+
+
+def _series_of(parent: Parent) -> tuple[str, str]:
+    return (parent.manifest.kind, parent.manifest.source_id)
 
 
 def _passed_over(ahead: Sequence[Parent], refused: Sequence[ListedArchive]) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from ...repository.layout import (
 from ...repository.manifest import ArchiveManifest
 from ...repository.repository import ListedArchive, Repository
 from ...repository.signing import signature_key
-from ..catalog import find_archive
+from ..catalog import find_archive, with_superseded
 from ..describing import UNKNOWN_SOURCE
 from ..marks import mark_names, read_standing
 
@@ -60,6 +60,7 @@ def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -
         for found in repository.archives(archive_ids)
     ]
     listed.sort(key=lambda info: info.age_key, reverse=True)
+    listed = with_superseded(listed, verified=True)
     return listed if wanted is None else filter_archives(listed, wanted)
 
 
@@ -95,6 +96,8 @@ def _described(
         backup_tags=manifest.tags,
         standing=standing,
         in_repository=True,
+        number=round(manifest.finished_at.timestamp() * 1000),
+        rewrapped_from=manifest.consolidated_from,
     )
 
 

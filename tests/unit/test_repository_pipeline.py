@@ -89,3 +89,9 @@ def test_files_of_others_are_imported(pipeline: RepositoryPipeline) -> None:
     place.put("canister-export-default-20260408T153020Z.json", [payload])
     report = pipeline.import_all(place, source_id="hub")
     assert (len(report.imported), len(report.failed)) == (1, 0), str(report)
+
+
+def test_what_was_made_anew_is_the_latest_even_by_a_clock_that_stands_still(pipeline: RepositoryPipeline) -> None:
+    for _ in range(4):  # ids are random, so that one try would be right by chance
+        made = pipeline.consolidate()
+        assert pipeline.find().archive_id == made.archive_id

@@ -74,9 +74,9 @@ class ArchiveInfo:
         return tuple(sorted(held - set(self.standing.removed_tags)))
 
     @property
-    def age_key(self) -> tuple[dt.datetime, int, str]:
-        """Sorts archives from the oldest to the newest."""
-        return (self.taken_at, self.number, self.archive_id)
+    def age_key(self) -> tuple[dt.datetime, int, bool, str]:
+        """Sorts archives from the oldest to the newest; what takes the place of another counts as newer."""
+        return (self.taken_at, self.number, not self.superseded_by, self.archive_id)
 
     @property
     def has_manifest(self) -> bool:

@@ -59,8 +59,8 @@ def list_archives(
     """
     view = StoreView.of(sink, signatures)
     described = prefetch(view.describe, view.candidates(), workers=concurrency, window=4 * concurrency)
-    listed = sorted((info for info in described if info is not None), key=lambda info: info.age_key, reverse=True)
-    listed = with_superseded(listed)
+    listed = with_superseded([info for info in described if info is not None])
+    listed.sort(key=lambda info: info.age_key, reverse=True)
     return listed if wanted is None else filter_archives(listed, wanted)
 
 

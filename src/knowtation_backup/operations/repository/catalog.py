@@ -59,8 +59,8 @@ def list_archives(repository: Repository, wanted: ArchiveFilter | None = None) -
         _described(repository, found, beside.get(found.archive_id, []), present)
         for found in repository.archives(archive_ids)
     ]
-    listed.sort(key=lambda info: info.age_key, reverse=True)
     listed = with_superseded(listed, verified=True)
+    listed.sort(key=lambda info: info.age_key, reverse=True)
     return listed if wanted is None else filter_archives(listed, wanted)
 
 

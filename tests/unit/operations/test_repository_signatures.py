@@ -27,7 +27,9 @@ from knowtation_backup.model.sections import PAGE_BYTES
 from knowtation_backup.model.signatures import MAX_SIGNATURE_BYTES, SignaturePolicy
 from knowtation_backup.operations.repository.backup import back_up
 from knowtation_backup.operations.repository.catalog import find, list_archives
+from knowtation_backup.operations.repository.consolidating import consolidate
 from knowtation_backup.operations.repository.copying import copy
+from knowtation_backup.operations.repository.differences import diff
 from knowtation_backup.operations.repository.erasing import plan_erase_tenant
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
 from knowtation_backup.operations.repository.pruning import apply_prune, plan_prune
@@ -35,6 +37,7 @@ from knowtation_backup.operations.repository.repairing import apply_repair, plan
 from knowtation_backup.operations.repository.replicating import replicate
 from knowtation_backup.operations.repository.restoring import restore_stream
 from knowtation_backup.operations.repository.signing import sign_archive
+from knowtation_backup.operations.repository.timeline import as_of
 from knowtation_backup.operations.repository.verifying import verify, verify_all
 from knowtation_backup.operations.repository.waste import measure_waste
 from knowtation_backup.repository.layout import archive_key
@@ -146,6 +149,11 @@ def test_what_a_stolen_writer_key_writes_is_refused_everywhere(keys: tuple[Signi
         b"".join(restore_stream(repository, forged, "heap.bin"))
     assert find(repository).archive_id == genuine
     assert find(repository.trusting_anybody).archive_id == forged
+    assert as_of(repository, MOMENT + 99 * DAY).archive.archive_id == genuine
+    with pytest.raises(SignatureError):
+        diff(repository, genuine, forged)
+    with pytest.raises(SignatureError):
+        consolidate(repository, forged)
     assert info_of(repository, forged).state is ArchiveState.DAMAGED
     assert info_of(repository, forged).is_signed == bool(keys)
     assert info_of(repository, genuine).is_signed

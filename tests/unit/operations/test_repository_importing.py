@@ -2,13 +2,12 @@
 
 import datetime as dt
 import gzip
-import io
 import json
-import tarfile
 from typing import Any
 
 import pytest
 from repository_stage import contents, new_repository
+from snapshot_files import snapshot_files, tar_of
 
 from knowtation_backup.codecs.chain import CodecChain
 from knowtation_backup.codecs.compression import Compression
@@ -16,7 +15,7 @@ from knowtation_backup.codecs.keyring import Keyring
 from knowtation_backup.codecs.keys import EncryptionKey
 from knowtation_backup.codecs.ktb1 import Ktb1Codec
 from knowtation_backup.codecs.ktb2 import Ktb2Codec
-from knowtation_backup.errors import ConfigurationError, IntegrityError
+from knowtation_backup.errors import ConfigurationError
 from knowtation_backup.exports.reader import ExportReader
 from knowtation_backup.exports.sections import ExportFileSource
 from knowtation_backup.model.reports import Outcome
@@ -40,16 +39,6 @@ def export(day: int) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def tar(members: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return made.getvalue()
-
-
 def sealed(codec: Any, data: bytes) -> tuple[bytes, ...]:
     return tuple(codec.seal([data]))
 
@@ -60,7 +49,7 @@ def test_everything_that_is_recognised_is_imported_once() -> None:
     old.put("operator-full-export-20260402T073000Z.json.enc", sealed(Ktb1Codec(KEY), export(2)))
     chain = CodecChain(Compression("zstd"), Ktb2Codec(seal_to=KEY))
     old.put("operator-full-export-20260403T073000Z.json.zst.ktb2", sealed(chain, export(3)))
-    state = tar({"./state.db": b"state" * 1000})
+    state = tar_of({"./state.db": b"state" * 1000})
     old.put("km-backup-20260404T000000Z.tgz", (gzip.compress(state),))
     old.put("operator-full-export-20260405T073000Z.json", (export(5)[:-20],))
     repository = new_repository(MemorySink(permissions="lrw"))
@@ -97,8 +86,8 @@ def test_what_was_imported_is_the_parent_of_what_comes(tmp_path: Any) -> None:
 
 def test_a_snapshot_in_a_tar_file_becomes_images() -> None:
     old = MemorySink()
-    members = {"metadata.json": b"{}", "wasm_module.bin": b"\0asm", "stable_memory.bin": bytes(5000) + b"x" * 5000}
-    old.put("snapshot.tar", (tar(members),))
+    members = snapshot_files(stable=bytes(5000) + b"x" * 5000)
+    old.put("snapshot.tar", (tar_of(members),))
     repository = new_repository(MemorySink())
     source = StoredFileSource(
         sink=old, key="snapshot.tar", source_id="aaaaa-aa", kind="canister-snapshot", taken_at=NOW
@@ -107,12 +96,6 @@ def test_a_snapshot_in_a_tar_file_becomes_images() -> None:
     stored = contents(repository, report.archive_id)
     assert {name: stored[name] for name in members} == members
     assert next(s.changed for s in report.sections if s.name == "stable_memory.bin") == 2
-    for bad in (tar({"../escape": b"x"}), tar(members)[:700]):
-        old.delete("snapshot.tar")
-        old.put("snapshot.tar", (bad,))
-        with pytest.raises((ConfigurationError, IntegrityError)):
-            back_up(repository, source)
-    assert len(repository.archive_ids()) == 1
 
 
 def test_what_is_not_recognised_needs_a_kind() -> None:

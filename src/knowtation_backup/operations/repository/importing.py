@@ -9,37 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import tarfile
 from collections.abc import Generator, Iterator
-from typing import IO, Final, cast
+from typing import Any, Final
 
 import attrs
 
-from ..._engine.chunking import even
 from ...contracts import ArchiveSink, Clock, Codec, Observer, SectionCapture, ignore_events, utc_now
-from ...errors import BackupError, ConfigurationError, IntegrityError, InternalError, OperationCancelledError
+from ...errors import BackupError, ConfigurationError, InternalError, OperationCancelledError
 from ...exports.reader import ReadLimits
 from ...exports.sections import payload_capture
-from ...model.canisters import SectionName
 from ...model.plans import ArchiveInfo, ArchiveState
 from ...model.reports import CaptureResult, Outcome
-from ...model.sections import FileSection, ImageSection, Section
+from ...model.sections import FileSection, Section
 from ...model.selection import ArchiveFilter
 from ...repository.repository import Repository
-from ...snapshots.layout import section_file
+from ...snapshots.file_sections import SnapshotFiles
 from ...snapshots.source import SNAPSHOT_KIND
 from ..adopt import is_foreign
 from ..catalog import list_archives
-from ..recognising import Form, is_export
+from ..recognising import is_export
 from ..unfolding import Unfolded, unfold
 from .backup import RepositoryBackupOptions, back_up
+from .snapshot_tar import tar_sections
 
 __all__ = ["ImportReport", "StoredFileSource", "import_all"]
 
 PAYLOAD_SECTION: Final = "payload"
 """The section of a file that is kept as it is; its name is in the details."""
-_READ_BYTES: Final = 1 << 17
-_IMAGES: Final = frozenset({section_file(SectionName.WASM_MEMORY), section_file(SectionName.STABLE_MEMORY)})
 
 
 @attrs.frozen(kw_only=True)
@@ -105,6 +101,7 @@ class _FileCapture:
     kind: str
     taken_at: dt.datetime
     _size_bytes: int = attrs.field(default=0, init=False)
+    _files: SnapshotFiles | None = attrs.field(default=None, init=False)
     _finished: bool = attrs.field(default=False, init=False)
 
     @property
@@ -116,8 +113,9 @@ class _FileCapture:
         """Yield the files of a snapshot, or the file itself."""
         payload = self._counted(self.unfolded.expand(self.unfolded.read()))
         with contextlib.closing(payload):
-            if self.kind == SNAPSHOT_KIND and self.unfolded.inside.form is Form.TAR:
-                yield from _tar_sections(payload, self.source.key)
+            if self.kind == SNAPSHOT_KIND:  # by whatever bytes: what is no tar file of one must not pass for one
+                files = self._files = SnapshotFiles(self.source.key)
+                yield from tar_sections(payload, files, self.source.key)
             else:
                 yield FileSection(name=PAYLOAD_SECTION, chunks=payload)
         self._finished = True
@@ -132,37 +130,10 @@ class _FileCapture:
         if not self._finished:
             raise InternalError("a capture has a result only when it was read to its end")
         counts = {"payload_bytes": self._size_bytes}
-        return CaptureResult(complete=True, counts=counts, details={"file": self.source.key})
-
-
-def _tar_sections(payload: Iterator[bytes], name: str) -> Iterator[Section]:
-    try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Stream(payload)), mode="r|") as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is None:
-                    continue  # directories: sections make their own
-                chunks = iter(lambda file=file: file.read(_READ_BYTES), b"")  # type: ignore[misc]  # bound at once
-                if member.name in _IMAGES:
-                    yield ImageSection(name=member.name, size_bytes=member.size, chunks=chunks)
-                else:
-                    yield FileSection(name=member.name, chunks=chunks)
-    except tarfile.TarError as error:
-        message = f"{name} is no tar file of a snapshot: {type(error).__name__}"
-        raise IntegrityError(message, kind="bad_payload", hint="use another copy") from error
-
-
-class _Stream:
-    """What `tarfile` reads from: the chunks, in the sizes it asks for."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = even(chunks, tarfile.RECORDSIZE)
-
-    def read(self, size: int) -> bytes:
-        """Return the next record; the last may be shorter."""
-        if size != tarfile.RECORDSIZE:  # pragma: no cover - streams are read by records
-            raise InternalError(f"a tar stream is read by {size} bytes")
-        return next(self._chunks, b"")
+        details: dict[str, Any] = {"file": self.source.key}
+        if self._files is not None:
+            details |= {"digests": self._files.digests(), "left_out": self._files.left_out}
+        return CaptureResult(complete=True, counts=counts, details=details)
 
 
 @attrs.frozen(kw_only=True)

@@ -25,7 +25,7 @@ from .layout import DIGESTS_FILE, METADATA_NAME, open_read_only, part_file, sect
 from .provenance_records import PROVENANCE_FILE, malformed, read_provenance
 from .source import SNAPSHOT_KIND
 
-__all__ = ["SnapshotDirectorySource"]
+__all__ = ["SnapshotDirectorySource", "canister_in_evidence"]
 
 _READ_BYTES: Final = 1 << 17
 """What a repository looks at together; small enough to stay in the processor's cache on its way."""
@@ -139,18 +139,31 @@ def _slices(directory: SnapshotDirectory, section: SectionName, size: int) -> It
         yield directory.read(Slice(section, offset, min(_READ_BYTES, size - offset)))
 
 
-def _named_by_evidence(directory: Path) -> Principal | None:
-    """Return whose snapshot ``provenance.cbor`` says it is about, `None` without that file; only its head is read."""
-    if not (directory / PROVENANCE_FILE).exists():
-        return None
-    with contextlib.closing(_file(directory, PROVENANCE_FILE)) as chunks:
-        head = next(chunks, b"")[:_HEAD_BYTES]
+def canister_in_evidence(head: bytes) -> Principal:
+    """
+    Return whose snapshot a file of provenance says it is about; no signature is looked at.
+
+    Args:
+        head: How the file begins; 4096 bytes are enough.
+
+    Raises:
+        IntegrityError: It cannot be read, kind ``provenance_malformed``.
+    """
+    head = head[:_HEAD_BYTES]
     try:
         reader = CborReader(head, deepest=1)
         reader.item()
     except CborError as error:
         raise malformed(f"its head: {error}") from None
     return read_provenance(head[: reader.position]).head.canister_id
+
+
+def _named_by_evidence(directory: Path) -> Principal | None:
+    """Return whose snapshot ``provenance.cbor`` says it is about, `None` without that file; only its head is read."""
+    if not (directory / PROVENANCE_FILE).exists():
+        return None
+    with contextlib.closing(_file(directory, PROVENANCE_FILE)) as chunks:
+        return canister_in_evidence(next(chunks, b""))
 
 
 def _file(directory: Path, name: str) -> Generator[bytes, None, None]:

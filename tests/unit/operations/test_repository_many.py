@@ -79,6 +79,26 @@ def test_both_pillars_are_compared(export: StagedSource, codes: list[str]) -> No
     assert [finding.code for finding in report.findings] == codes
 
 
+HUB, OTHER = "rrkah-fqaaa-aaaaa-aaaaq-cai", "ryjl3-tyaaa-aaaaa-aaaba-cai"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "export", "codes"),
+    [
+        (HUB, HUB, []),
+        (HUB, f"{HUB}/0a1b2c3d", []),
+        (HUB, "hub.example.org", []),
+        (HUB, OTHER, ["pillars_differ"]),
+        (HUB, f"{OTHER}/0a1b2c3d", ["pillars_differ"]),
+    ],
+)
+def test_pillars_are_of_one_hub(snapshot: str, export: str, codes: list[str]) -> None:
+    sources = {"s": StagedSource(source_id=snapshot), "e": StagedSource(kind=EXPORT, source_id=export)}
+    report = back_up_set(new_repository(MemorySink()), sources, pillars=[("s", "e")])
+    assert [finding.code for finding in report.findings] == codes
+    assert all(HUB in finding.message and OTHER in finding.message for finding in report.findings)
+
+
 def run_in_other_processes(place: Path, executor: object) -> None:
     repository = new_repository(FsspecSink(place))
     sources = {f"canister-{number}": functools.partial(numbered_source, number) for number in range(6)}

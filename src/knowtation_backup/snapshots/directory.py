@@ -36,11 +36,11 @@ from .layout import (
 from .metadata import MAX_METADATA_BYTES, parse_metadata
 from .new_directory import NewSnapshotDirectory, PartRecord
 
-__all__ = ["NewSnapshotDirectory", "PartRecord", "SnapshotDirectory"]
+__all__ = ["MAX_WASM_CHUNK_BYTES", "MODULE_STARTS", "NewSnapshotDirectory", "PartRecord", "SnapshotDirectory"]
 
 MAX_WASM_CHUNK_BYTES: Final = 1 << 20
 """The network takes no larger ones."""
-_MODULE_STARTS: Final = (b"\0asm", b"\x1f\x8b\x08")
+MODULE_STARTS: Final = (b"\0asm", b"\x1f\x8b\x08")
 """A canister keeps its module as it was installed, and many are installed compressed with gzip."""
 _CHUNK_FILE: Final = re.compile(r"[0-9a-f]{64}\.bin")
 _DIGEST_LINE: Final = re.compile(rb"([0-9a-f]{64})  (\S+)")
@@ -287,7 +287,7 @@ def _sections(directory_fd: int, metadata: SnapshotMetadata, fds: dict[SectionNa
                 yield opened
             continue
         fds[section] = opened
-        if section is SectionName.WASM_MODULE and not pread_exactly(opened, 4, 0).startswith(_MODULE_STARTS):
+        if section is SectionName.WASM_MODULE and not pread_exactly(opened, 4, 0).startswith(MODULE_STARTS):
             message = "it begins neither like a Wasm module nor like a compressed one"
             yield Finding(code="snapshot_not_wasm", where=name, message=message)
 

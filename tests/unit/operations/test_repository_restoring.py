@@ -20,6 +20,7 @@ from knowtation_backup.errors import (
     ConfigurationError,
     DecryptionError,
     IntegrityError,
+    PlanStaleError,
     SinkFullError,
     SinkPermissionError,
     SinkUnavailableError,
@@ -28,8 +29,13 @@ from knowtation_backup.errors import (
 from knowtation_backup.model.events import Event
 from knowtation_backup.model.reports import Outcome, jsonable
 from knowtation_backup.operations.repository.backup import DETAILS_SECTION, back_up
-from knowtation_backup.operations.repository.restoring import plan_restore, restore_directory, restore_stream
-from knowtation_backup.repository.layout import PACK_PREFIX
+from knowtation_backup.operations.repository.restoring import (
+    apply_restore,
+    plan_restore,
+    restore_directory,
+    restore_stream,
+)
+from knowtation_backup.repository.layout import PACK_PREFIX, archive_key
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.sinks.memory import MemorySink
@@ -328,6 +334,45 @@ def test_a_page_under_another_id_is_noticed(
     with pytest.raises(IntegrityError, match=r"page \d+ of wasm_memory.bin") as caught:
         restore_directory(repository, archive_id, tmp_path / "here")
     assert caught.value.kind == "page_changed"
+    assert names(tmp_path) == []
+
+
+def test_a_plan_is_applied_as_it_was_made(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, StagedSource(files={"metadata.json": b"{}", "more": b"x"})).archive_id
+    told: list[Event] = []
+    plan = plan_restore(repository, archive_id, tmp_path / "all")
+    report = apply_restore(repository, plan, observer=told.append)
+    assert files(tmp_path / "all") == {"metadata.json": b"{}", "more": b"x"}
+    assert (tmp_path / "all" / "wasm_chunk_store").is_dir()
+    assert (report.archive_id, report.directory, report.sections) == (archive_id, tmp_path / "all", plan.sections)
+    assert [event.name for event in told] == ["restore.started", "restore.finished"]
+    apply_restore(repository, plan_restore(repository, archive_id, tmp_path / "one", sections="more", details=True))
+    assert set(files(tmp_path / "one")) == {"more", DETAILS_SECTION}
+    plan = plan_restore(repository, archive_id, tmp_path / "one", replace=True)
+    assert apply_restore(repository, plan, clock=half_past_seven).moved_aside == tmp_path / STAMP.replace("here", "one")
+
+
+def test_a_plan_that_no_longer_holds_is_refused(repository: Repository, tmp_path: Path) -> None:
+    archive_id = back_up(repository, snapshot()).archive_id
+    target = tmp_path / "here"
+    into_nothing = plan_restore(repository, archive_id, target, replace=True)
+    target.write_bytes(b"mine")
+    over_it = plan_restore(repository, archive_id, target, replace=True)
+    with pytest.raises(PlanStaleError, match="something at"):
+        apply_restore(repository, into_nothing)
+    assert files(tmp_path) == {"here": b"mine"}
+    target.unlink()
+    with pytest.raises(PlanStaleError, match="nothing at"):
+        apply_restore(repository, over_it)
+    other = back_up(repository, snapshot(noise(3))).archive_id
+    with pytest.raises(PlanStaleError, match="another archive"):
+        apply_restore(repository, attrs.evolve(into_nothing, archive_id=other))
+    repository.sink.delete(archive_key(archive_id))
+    with pytest.raises(PlanStaleError, match="is gone"):
+        apply_restore(repository, into_nothing)
+    with pytest.raises(ConfigurationError) as caught:
+        apply_restore(new_repository(MemorySink()), into_nothing)
+    assert caught.value.kind == "wrong_repository"
     assert names(tmp_path) == []
 
 

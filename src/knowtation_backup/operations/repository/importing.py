@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import tarfile
 from collections.abc import Generator, Iterator
-from typing import IO, Final, cast
+from typing import Any, Final
 
 import attrs
 
-from ..._engine.chunking import even
 from ...contracts import ArchiveSink, Clock, Codec, Observer, SectionCapture, ignore_events, utc_now
-from ...errors import BackupError, ConfigurationError, IntegrityError, InternalError, OperationCancelledError
+from ...errors import BackupError, ConfigurationError, InternalError, OperationCancelledError, PlanStaleError
 from ...exports.reader import ReadLimits
 from ...exports.sections import payload_capture
-from ...model.canisters import SectionName
+from ...model.manifest import SIDE_PREFIX
 from ...model.plans import ArchiveInfo, ArchiveState
-from ...model.reports import CaptureResult, Outcome
-from ...model.sections import FileSection, ImageSection, Section
+from ...model.reports import CaptureResult, Finding
+from ...model.sections import FileSection, Section
 from ...model.selection import ArchiveFilter
 from ...repository.repository import Repository
-from ...snapshots.layout import METADATA_NAME, section_file
+from ...snapshots.file_sections import SnapshotFiles
 from ...snapshots.source import SNAPSHOT_KIND
 from ..adopt import is_foreign
 from ..catalog import list_archives
-from ..recognising import Form, is_export
+from ..naming import ForeignName
+from ..recognising import is_export
 from ..unfolding import Unfolded, unfold
 from .backup import RepositoryBackupOptions, back_up
+from .folder_source import StoredFolderSource
+from .import_reports import ImportItem, ImportPlan, ImportReport, Skipped
+from .snapshot_tar import tar_sections
+from .stored_folders import StoredFolder, find_folders
 
-__all__ = ["ImportReport", "StoredFileSource", "import_all"]
+__all__ = ["ImportPlan", "ImportReport", "StoredFileSource", "apply_import", "import_all", "plan_import"]
 
 PAYLOAD_SECTION: Final = "payload"
 """The section of a file that is kept as it is; its name is in the details."""
-_READ_BYTES: Final = 1 << 17
-_IMAGES: Final = frozenset({section_file(SectionName.WASM_MEMORY), section_file(SectionName.STABLE_MEMORY)})
 
 
 @attrs.frozen(kw_only=True)
@@ -105,6 +106,7 @@ class _FileCapture:
     kind: str
     taken_at: dt.datetime
     _size_bytes: int = attrs.field(default=0, init=False)
+    _files: SnapshotFiles | None = attrs.field(default=None, init=False)
     _finished: bool = attrs.field(default=False, init=False)
 
     @property
@@ -116,8 +118,9 @@ class _FileCapture:
         """Yield the files of a snapshot, or the file itself."""
         payload = self._counted(self.unfolded.expand(self.unfolded.read()))
         with contextlib.closing(payload):
-            if self.kind == SNAPSHOT_KIND and self.unfolded.inside.form is Form.TAR:
-                yield from _tar_sections(payload, self.source.key)
+            if self.kind == SNAPSHOT_KIND:  # by whatever bytes: what is no tar file of one must not pass for one
+                files = self._files = SnapshotFiles(self.source.key)
+                yield from tar_sections(payload, files, self.source.key)
             else:
                 yield FileSection(name=PAYLOAD_SECTION, chunks=payload)
         self._finished = True
@@ -132,88 +135,83 @@ class _FileCapture:
         if not self._finished:
             raise InternalError("a capture has a result only when it was read to its end")
         counts = {"payload_bytes": self._size_bytes}
-        return CaptureResult(complete=True, counts=counts, details={"file": self.source.key})
+        details: dict[str, Any] = {"file": self.source.key}
+        if self._files is not None:
+            details |= {"digests": self._files.digests(), "left_out": self._files.left_out}
+        return CaptureResult(complete=True, counts=counts, details=details)
 
 
-def _tar_sections(payload: Iterator[bytes], name: str) -> Iterator[Section]:
+def plan_import(
+    repository: Repository,
+    sink: ArchiveSink,
+    *,
+    source_id: str = "",
+    wanted: ArchiveFilter | None = None,
+) -> ImportPlan:
     """
-    Yield the files of a snapshot directory that was packed as it is, in any order.
+    Return what `import_all` would do with the same arguments; nothing happens.
 
-    What is no regular file is refused and not left out: a link instead of a file would make a snapshot that lacks it.
+    One listing, and small reads: the manifests of archives, and of snapshots in folders what says whose they are.
+
+    Args:
+        repository: Where to; a writer key is enough.
+        sink: Where they are.
+        source_id: What files are backups of that do not say it.
+        wanted: Which; `None` means all but those in the trash.
+
+    Raises:
+        SinkError: The sink could not be listed.
     """
-    found: set[str] = set()
-    try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Stream(payload)), mode="r|") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue  # sections make their own
-                path = member.name.removeprefix("./")  # as ``tar -cf FILE .`` writes it
-                file = archive.extractfile(member) if member.isfile() else None
-                if file is None:
-                    raise _bad_tar(name, f"{path!r:.100} is no regular file")
-                if path in found:
-                    raise _bad_tar(name, f"{path!r:.100} is in it twice")
-                found.add(path)
-                chunks = iter(lambda file=file: file.read(_READ_BYTES), b"")  # type: ignore[misc]  # bound at once
-                if path in _IMAGES:
-                    yield ImageSection(name=path, size_bytes=member.size, chunks=chunks)
-                else:
-                    yield FileSection(name=path, chunks=chunks)
-    except tarfile.TarError as error:
-        raise _bad_tar(name, type(error).__name__) from error
-    if METADATA_NAME not in found:
-        raise _bad_tar(name, f"it has no {METADATA_NAME}")
+    chosen, skipped = _found(sink, wanted or ArchiveFilter())
+    there = _there(repository)
+    return ImportPlan(
+        location=sink.location,
+        items=tuple(item for item in chosen if item.set_id not in there),
+        present=tuple(item.key for item in chosen if item.set_id in there),
+        skipped=tuple(skipped),
+        source_id=source_id,
+    )
 
 
-def _bad_tar(name: str, reason: str) -> IntegrityError:
-    hint = "use another copy, or pack the snapshot's directory anew: tar -cf FILE -C DIRECTORY ."
-    return IntegrityError(f"{name} is no tar file of a snapshot: {reason}", kind="bad_payload", hint=hint)
+def apply_import(  # noqa: PLR0913 - parts with defaults
+    repository: Repository,
+    sink: ArchiveSink,
+    plan: ImportPlan,
+    keys: Codec | None = None,
+    *,
+    options: RepositoryBackupOptions | None = None,
+    observer: Observer = ignore_events,
+    clock: Clock = utc_now,
+) -> ImportReport:
+    """
+    Import what a plan names, and nothing else; what the repository got meanwhile is not imported again.
 
+    Args:
+        repository: Where to; a writer key is enough.
+        sink: The one the plan was made for.
+        plan: As `plan_import` made it.
+        keys: Opens what is sealed.
+        options: As `import_all`.
+        observer: Told what happens.
+        clock: Dates the backups.
 
-class _Stream:
-    """What `tarfile` reads from: the chunks, in the sizes it asks for."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = even(chunks, tarfile.RECORDSIZE)
-
-    def read(self, size: int) -> bytes:
-        """Return the next record; the last may be shorter."""
-        if size != tarfile.RECORDSIZE:  # pragma: no cover - streams are read by records
-            raise InternalError(f"a tar stream is read by {size} bytes")
-        return next(self._chunks, b"")
-
-
-@attrs.frozen(kw_only=True)
-class ImportReport:
-    """What `import_all` did."""
-
-    imported: dict[str, str]
-    """Ids in the repository by the names of files."""
-    present: tuple[str, ...]
-    """Files that the repository has already."""
-    failed: dict[str, BackupError]
-    """Files that could not be imported, and why; they stay what they are."""
-    skipped: dict[str, ArchiveState] = attrs.field(factory=dict)
-    """What a listing shows and is nothing to import, damaged or unknown for example, and its state."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """`OK`, or `PARTIAL` when a file could not be imported."""
-        return Outcome.PARTIAL if self.failed else Outcome.OK
-
-    @property
-    def exit_code(self) -> int:
-        """The documented exit code for scripts."""
-        return int(self.outcome)
-
-    def __str__(self) -> str:
-        """Return a line for each file."""
-        lines = [f"{name} -> {archive_id}" for name, archive_id in self.imported.items()]
-        lines += [f"{name}: there already" for name in self.present]
-        lines += [f"NOT imported {name}: {error}" for name, error in self.failed.items()]
-        lines += [f"passed over {name}: {state.value}" for name, state in self.skipped.items()]
-        count = len(self.failed) + len(self.skipped)
-        return "\n".join([*lines, f"{len(self.imported)} imported, {count} not"])
+    Raises:
+        PlanStaleError: Something that is to be imported is gone, or has another size or other files; nothing happened.
+        SinkError: The sink could not be listed.
+    """
+    found, _ = _found(sink, ArchiveFilter(include_trashed=True))
+    now = {item.key: item.blobs for item in found}
+    changed = [item.key for item in plan.items if now.get(item.key) != item.blobs]
+    if plan.location != sink.location or changed:
+        what = f"{changed[0]} is not what it was" if changed else f"the plan is of {plan.location}"
+        raise PlanStaleError(f"{what} when the import was planned", hint="plan again", keys=changed[:20])
+    there = _there(repository)
+    fresh = attrs.evolve(
+        plan,
+        items=tuple(item for item in plan.items if item.set_id not in there),
+        present=(*plan.present, *(item.key for item in plan.items if item.set_id in there)),
+    )
+    return _run(repository, sink, fresh, keys, options or RepositoryBackupOptions(), observer, clock)
 
 
 def import_all(  # noqa: PLR0913 - parts with defaults
@@ -228,7 +226,10 @@ def import_all(  # noqa: PLR0913 - parts with defaults
     clock: Clock = utc_now,
 ) -> ImportReport:
     """
-    Import every archive and every file of other tools that a listing shows, oldest first; repeat it to go on.
+    Import every archive, and every file and folder of other tools, that a listing shows; repeat it to go on.
+
+    The oldest come first. Folders are those that `stored_folders` recognises; whatever else lies on the sink is named
+    in the report. This is `plan_import` and `apply_import` in one.
 
     Args:
         repository: Where to; a writer key is enough.
@@ -244,34 +245,89 @@ def import_all(  # noqa: PLR0913 - parts with defaults
     Raises:
         SinkError: The sink could not be listed.
     """
-    chosen = options or RepositoryBackupOptions()
-    there = {found.manifest.set_id for found in repository.archives() if found.manifest is not None}
+    plan = plan_import(repository, sink, source_id=source_id, wanted=wanted)
+    return _run(repository, sink, plan, keys, options or RepositoryBackupOptions(), observer, clock)
+
+
+def _run(  # noqa: PLR0913, PLR0917 - what, where, and the usual parts
+    repository: Repository,
+    sink: ArchiveSink,
+    plan: ImportPlan,
+    keys: Codec | None,
+    options: RepositoryBackupOptions,
+    observer: Observer,
+    clock: Clock,
+) -> ImportReport:
     imported: dict[str, str] = {}
-    present: list[str] = []
     failed: dict[str, BackupError] = {}
-    skipped: dict[str, ArchiveState] = {}
-    for info in reversed(list_archives(sink, wanted or ArchiveFilter())):
-        if info.state not in {ArchiveState.COMPLETE, ArchiveState.INCOMPLETE} and not is_foreign(info):
-            skipped[info.archive_id] = info.state
-            continue
-        set_id = f"import-{info.short_id}"
-        if set_id in there:
-            present.append(info.archive_id)
-            continue
-        tagged = attrs.evolve(chosen, set_id=set_id, tags=tuple(dict.fromkeys((*chosen.tags, *info.tags))))
-        source = _source(info, sink, keys, source_id)
+    warnings: dict[str, tuple[Finding, ...]] = {}
+    for item in plan.items:
+        tags = tuple(dict.fromkeys((*options.tags, *item.archive.tags)))
+        tagged = attrs.evolve(options, set_id=item.set_id, tags=tags)
+        source = _source(item, sink, keys, plan.source_id)
         try:
             report = back_up(repository, source, options=tagged, observer=observer, clock=clock)
         except OperationCancelledError:
             raise
         except BackupError as error:
-            failed[info.archive_id] = error
+            failed[item.key] = error
         else:
-            imported[info.archive_id] = report.archive_id
-    return ImportReport(imported=imported, present=tuple(present), failed=failed, skipped=skipped)
+            imported[item.key] = report.archive_id
+            if report.warnings:
+                warnings[item.key] = report.warnings
+    return ImportReport(imported=imported, present=plan.present, failed=failed, skipped=plan.skipped, warnings=warnings)
 
 
-def _source(info: ArchiveInfo, sink: ArchiveSink, keys: Codec | None, source_id: str) -> StoredFileSource:
+def _found(sink: ArchiveSink, wanted: ArchiveFilter) -> tuple[list[ImportItem], list[Skipped]]:
+    """Return what can be imported, oldest first, and everything else."""
+    blobs = {info.key: info for info in sink.list()}
+    listed: list[tuple[ArchiveInfo, StoredFolder | None]] = [(info, None) for info in list_archives(sink)]
+    listed += [(folder.described(sink), folder) for folder in find_folders(blobs.values())]
+    chosen: list[ImportItem] = []
+    skipped: list[Skipped] = []
+    for info, folder in sorted(listed, key=lambda pair: pair[0].age_key):
+        reason = _refusal(info, wanted, is_folder=folder is not None)
+        artifact = blobs.get(info.archive_id)
+        if folder is None and artifact is None:
+            reason = reason or "its file is gone"
+        if reason:
+            skipped.append(Skipped(key=info.archive_id, reason=reason))
+        elif folder is not None:
+            chosen.append(ImportItem(archive=info, blobs=folder.files, folder=folder))
+        elif artifact is not None:
+            chosen.append(ImportItem(archive=info, blobs=(artifact,)))
+    known = {key for info, _ in listed for key in info.keys}
+    skipped += [Skipped(key=key, reason=_unknown(key)) for key in blobs if key not in known]
+    return chosen, skipped
+
+
+def _refusal(info: ArchiveInfo, wanted: ArchiveFilter, *, is_folder: bool) -> str:
+    if not wanted.matches(info):
+        trashed = info.standing.trashed_at is not None and not wanted.include_trashed
+        return "it is in the trash" if trashed else "it is not among those wanted"
+    if info.state in {ArchiveState.COMPLETE, ArchiveState.INCOMPLETE} or is_foreign(info) or is_folder:
+        return ""
+    return "it is damaged" if info.state is ArchiveState.DAMAGED else "it is a backup of ours that was never finished"
+
+
+def _unknown(key: str) -> str:
+    if key.startswith(SIDE_PREFIX):
+        return "it belongs to no archive that is there"
+    if ForeignName.parse(key.rpartition("/")[2]) is not None:
+        return "files in folders are not looked for: open the sink there"
+    return "no tool that is known gives such names: StoredFileSource(kind=...) keeps it as it is"
+
+
+def _there(repository: Repository) -> set[str]:
+    return {found.manifest.set_id for found in repository.archives() if found.manifest is not None}
+
+
+def _source(
+    item: ImportItem, sink: ArchiveSink, keys: Codec | None, source_id: str
+) -> StoredFileSource | StoredFolderSource:
+    if item.folder is not None:
+        return StoredFolderSource(sink=sink, folder=item.folder, source_id=source_id)
+    info = item.archive
     return StoredFileSource(
         sink=sink,
         key=info.archive_id,

@@ -96,8 +96,9 @@ def back_up_set(  # noqa: PLR0913 - parts with defaults
     Back up several sources; their archives share a set id.
 
     A hub should have both pillars in one set: a snapshot of its canister, and an export. *pillars* names pairs that
-    belong together, and the report then says where one is missing, not complete, or more than *max_gap* away from the
-    other: what was written between them is in one only, and neither makes up for the other.
+    belong together, and the report then says where one is missing, not complete, of another canister (where both name
+    theirs), or more than *max_gap* away from the other: what was written between them is in one only, and neither makes
+    up for the other.
 
     Args:
         repository: Where to; a function for executors of other processes.
@@ -184,8 +185,9 @@ def _cross_check(
                 findings.append(Finding(code="pillar_kind", where=name, message=message))
         first, second = found
         if first is not None and second is not None:
-            if _other_canisters(first.manifest.source_id, second.manifest.source_id):
-                message = f"the snapshot is of {first.manifest.source_id}, the export of {second.manifest.source_id}"
+            one, other = _canister(first), _canister(second)
+            if None not in {one, other} and one != other:
+                message = f"the snapshot is of {one} and the export of {other}: they are no pillars of one hub"
                 findings.append(Finding(code="pillars_differ", where=" and ".join(pair), message=message))
             gap = abs(first.manifest.taken_at - second.manifest.taken_at)
             if gap > max_gap:
@@ -194,9 +196,9 @@ def _cross_check(
     return findings
 
 
-def _other_canisters(first: str, second: str) -> bool:
-    """Whether two sources are canisters and not the same; a hub may also be known by the name of its host."""
+def _canister(report: RepositoryBackupReport) -> Principal | None:
+    """Return which canister was backed up; `None` when an export knows only the host, as behind a custom domain."""
     try:
-        return Principal.parse(first) != Principal.parse(second)
+        return Principal.parse(report.manifest.source_id.partition("/")[0])  # single vaults have a tag behind it
     except ConfigurationError:
-        return False
+        return None

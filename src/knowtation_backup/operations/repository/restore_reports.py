@@ -49,8 +49,11 @@ class RepositoryRestorePlan:
     form: ExportForm = ExportForm.RECORDS
     location: str = ""
     """Where the repository is."""
+    repository_id: bytes = b""
     replaces: bool = False
     """Whether something is at the directory, which would be moved aside."""
+    whole: bool = False
+    """Whether no sections were named: then a snapshot's directory is as tools expect it, empty folders included."""
 
     @property
     def size_bytes(self) -> int:

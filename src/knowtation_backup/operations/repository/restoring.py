@@ -17,7 +17,14 @@ import attrs
 from ..._engine.local_files import os_errors_translated
 from ..._engine.new_tree import NewTree, TreeFile, is_free
 from ...contracts import Clock, Observer, ignore_events, utc_now
-from ...errors import BackupError, BlobExistsError, ConfigurationError, TargetNotReadyError
+from ...errors import (
+    BackupError,
+    BlobExistsError,
+    BlobNotFoundError,
+    ConfigurationError,
+    PlanStaleError,
+    TargetNotReadyError,
+)
 from ...exports.sections import HEADER_SECTION
 from ...model.events import Event
 from ...model.moments import stamp
@@ -33,6 +40,7 @@ __all__ = [
     "RepositoryRestorePlan",
     "RepositoryRestoreReport",
     "RestoredSection",
+    "apply_restore",
     "plan_restore",
     "restore_directory",
     "restore_stream",
@@ -81,8 +89,52 @@ def plan_restore(  # noqa: PLR0913 - the last four have defaults
         pack_bytes=sum(manifest.packs[pack].size_bytes for pack in packs),
         form=form,
         location=repository.sink.location,
+        repository_id=repository.config.repository_id,
         replaces=not free,
+        whole=sections is None,
     )
+
+
+def apply_restore(
+    repository: Repository,
+    plan: RepositoryRestorePlan,
+    *,
+    observer: Observer = ignore_events,
+    clock: Clock = utc_now,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RepositoryRestoreReport:
+    """
+    Do what a plan of `plan_restore` says, as `restore_directory` does it, or nothing.
+
+    Args:
+        repository: The one the plan was made for, open to be read.
+        plan: As it was made; printing it says what happens.
+        observer: Told what happens.
+        clock: Dates what is moved aside.
+        monotonic: Seconds; measures the duration.
+
+    Raises:
+        PlanStaleError: The archive is gone or another, or something is at the directory where nothing was, or nothing
+            where something was; nothing was written.
+        ConfigurationError: The plan is of another repository (``wrong_repository``), or the repository is open to be
+            written only (``write_only``).
+        BackupError: As `restore_directory`.
+    """
+    if plan.repository_id != repository.config.repository_id:
+        raise ConfigurationError("the plan is of another repository", kind="wrong_repository")
+    try:
+        unchanged = repository.manifest(plan.archive_id) == plan.manifest
+    except BlobNotFoundError as error:
+        message = f"{plan.archive_id} is gone since the restore was planned"
+        raise PlanStaleError(message, hint="plan again with another archive") from error
+    if not unchanged:
+        raise PlanStaleError(f"{plan.archive_id} is another archive than was planned", hint="plan again")
+    with os_errors_translated(f"looking at {plan.directory}"):
+        free = is_free(plan.directory)
+    if free == plan.replaces:
+        message = f"there is {'nothing' if free else 'something'} at {plan.directory} now, unlike when this was planned"
+        raise PlanStaleError(message, hint="look what is there, and plan again", path=str(plan.directory))
+    return _restore(repository, plan, replace=plan.replaces, observer=observer, clock=clock, monotonic=monotonic)
 
 
 def restore_directory(  # noqa: PLR0913 - the last seven have defaults
@@ -99,7 +151,7 @@ def restore_directory(  # noqa: PLR0913 - the last seven have defaults
     monotonic: Callable[[], float] = time.monotonic,
 ) -> RepositoryRestoreReport:
     """
-    Write an archive into a new directory, which appears complete or not at all.
+    Write an archive into a new directory, which appears complete or not at all: `plan_restore`, applied at once.
 
     Images and files are byte for byte what was backed up, so that `icp` and `dfx` read a restored snapshot; pages of
     zeros become holes. Records are written as a file of the export. Files get mode 0600, directories 0700, and
@@ -129,12 +181,23 @@ def restore_directory(  # noqa: PLR0913 - the last seven have defaults
         IntegrityError: Something is not what was backed up; `DecryptionError`: it does not open.
         SinkError: Reading or writing failed.
     """
-    began = monotonic()
-    keys = repository.read_keys
     plan = plan_restore(
         repository, archive_id, directory, sections=sections, form=form, details=details, replace=replace
     )
-    manifest = plan.manifest
+    return _restore(repository, plan, replace=replace, observer=observer, clock=clock, monotonic=monotonic)
+
+
+def _restore(  # noqa: PLR0913 - keyword only
+    repository: Repository,
+    plan: RepositoryRestorePlan,
+    *,
+    replace: bool,
+    observer: Observer,
+    clock: Clock,
+    monotonic: Callable[[], float],
+) -> RepositoryRestoreReport:
+    began = monotonic()
+    keys, manifest, archive_id, form = repository.read_keys, plan.manifest, plan.archive_id, plan.form
     reader = ArchiveReader(repository.sink, keys, manifest, tenant_sink=repository.tenant_sink)
     export = StoredExport(manifest=manifest, reader=reader, keys=repository.writer_key)
     facts = {"archive_id": archive_id, "sections": len(plan.sections), "size_bytes": plan.size_bytes}
@@ -147,7 +210,7 @@ def restore_directory(  # noqa: PLR0913 - the last seven have defaults
                 with tree.file(section.path) as file:
                     _write(file, _section(manifest, section.name), reader, export, form)
                 written.append(attrs.evolve(section, size_bytes=file.size_bytes))
-            if sections is None and manifest.section(METADATA_NAME) is not None:
+            if plan.whole and manifest.section(METADATA_NAME) is not None:
                 tree.directory(CHUNK_STORE)  # tools expect it, though nothing is in it
             tree.publish()
     except BaseException as error:

@@ -115,7 +115,8 @@ from .operations.repository.copy_reports import LagReport, RepositoryCopyReport
 from .operations.repository.difference_reports import RepositoryDiff
 from .operations.repository.erasing import ErasePlan, ErasureReport, apply_erase_tenant, plan_erase_tenant
 from .operations.repository.history_reports import RecordHistory
-from .operations.repository.importing import ImportReport, StoredFileSource, import_all
+from .operations.repository.import_reports import ImportPlan, ImportReport
+from .operations.repository.importing import StoredFileSource, import_all
 from .operations.repository.key_check import RepositoryKeyReport, check_repository_keys
 from .operations.repository.lock_reports import LockPlan, LockReport
 from .operations.repository.many import BackupSetReport, SetMember, back_up_set
@@ -277,6 +278,7 @@ __all__ = [
     "HubTimeouts",
     "Identity",
     "ImageSection",
+    "ImportPlan",
     "ImportReport",
     "KeepLast",
     "KeepPolicy",

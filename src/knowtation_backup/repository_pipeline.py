@@ -39,7 +39,8 @@ from .operations.repository.differences import diff, diff_live
 from .operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash, plan_forget
 from .operations.repository.history import history
 from .operations.repository.history_reports import RecordHistory
-from .operations.repository.importing import ImportReport, import_all
+from .operations.repository.import_reports import ImportPlan, ImportReport
+from .operations.repository.importing import apply_import, import_all, plan_import
 from .operations.repository.lock_reports import LockPlan, LockReport
 from .operations.repository.locking import LOCK_AHEAD, apply_extend_locks, plan_extend_locks
 from .operations.repository.many import BackupSetReport, back_up_set
@@ -51,11 +52,13 @@ from .operations.repository.replicating import lag, replicate
 from .operations.repository.restoring import (
     RepositoryRestorePlan,
     RepositoryRestoreReport,
+    apply_restore,
     plan_restore,
     restore_directory,
     restore_stream,
 )
 from .operations.repository.selecting import restore_records
+from .operations.repository.signing import sign_archive
 from .operations.repository.stored_export import ExportForm
 from .operations.repository.timeline import AsOf, MissingReport, as_of, missing
 from .operations.repository.verify_reports import ArchiveVerifyReport, RepositoryVerifyReport
@@ -228,6 +231,10 @@ class RepositoryPipeline:
             clock=self.clock,
         )
 
+    def apply_restore(self, plan: RepositoryRestorePlan) -> RepositoryRestoreReport:
+        """Do what a plan of `plan_restore` says, if it still holds."""
+        return apply_restore(self.repository, plan, observer=self.observer, clock=self.clock)
+
     def entries(
         self,
         archive_id: str = "latest",
@@ -347,6 +354,16 @@ class RepositoryPipeline:
             clock=self.clock,
         )
 
+    def plan_import(self, sink: ArchiveSink, *, source_id: str = "", wanted: ArchiveFilter | None = None) -> ImportPlan:
+        """Return what `import_all` would take and pass over; nothing happens."""
+        return plan_import(self.repository, sink, source_id=source_id, wanted=wanted)
+
+    def apply_import(self, sink: ArchiveSink, plan: ImportPlan, keys: Codec | None = None) -> ImportReport:
+        """Take what a plan names from the sink it was made for."""
+        return apply_import(
+            self.repository, sink, plan, keys, options=self.options, observer=self.observer, clock=self.clock
+        )
+
     # -- note -------------------------------------------------------------------------------------------------------
 
     def pin(self, archive_id: str, *, until: dt.datetime | None = None) -> Mark:
@@ -434,6 +451,10 @@ class RepositoryPipeline:
     def measure_waste(self) -> Waste:
         """Return how much of packs no archive needs, while it cannot be pruned because of the rest."""
         return measure_waste(self.repository)
+
+    def sign(self, archive_id: str) -> None:
+        """Sign a finished archive, named by its whole id, with the signing keys of the repository; verify it first."""
+        sign_archive(self.repository, archive_id)
 
     def _resolve(self, archive_id: str) -> str:
         return resolve(self.repository, archive_id)

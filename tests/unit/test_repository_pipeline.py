@@ -9,6 +9,7 @@ import attrs
 import pytest
 from repository_stage import MOMENT, StagedSource, new_repository
 
+from knowtation_backup.codecs.signing import SigningKey
 from knowtation_backup.errors import ConfigurationError, TargetNotReadyError
 from knowtation_backup.model.reports import Outcome
 from knowtation_backup.model.sections import PAGE_BYTES
@@ -51,11 +52,18 @@ def test_restores_with_every_option(pipeline: RepositoryPipeline, tmp_path: Path
     with pytest.raises(TargetNotReadyError):
         pipeline.restore("latest", target)
     plan = pipeline.plan_restore("latest", target, sections=["heap.bin"], details=True, replace=True)
-    report = pipeline.restore("latest", target, sections=["heap.bin"], details=True, replace=True)
+    report = pipeline.apply_restore(plan)
     assert plan.replaces
     assert report.moved_aside == tmp_path / f"there.pre-restore-{MOMENT:%Y%m%dT%H%M%SZ}"
     assert {path.name for path in target.iterdir()} == {"heap.bin", "details.json"}
     assert (target / "heap.bin").read_bytes() == image(2)
+
+
+def test_a_finished_archive_is_signed(pipeline: RepositoryPipeline) -> None:
+    signer = SigningKey.generate()
+    signing = attrs.evolve(pipeline, repository=attrs.evolve(pipeline.repository, signing_keys=signer))
+    signing.sign(pipeline.find().archive_id)
+    assert [info.is_signed for info in pipeline.list()] == [True, False]
 
 
 def test_measures_what_a_used_pack_holds_in_vain(pipeline: RepositoryPipeline) -> None:
@@ -87,8 +95,10 @@ def test_files_of_others_are_imported(pipeline: RepositoryPipeline) -> None:
     place = MemorySink()
     payload = b'{"format_version":2,"exported_at":"2026-04-08T15:30:20.000Z","user_id":"u","vault_id":"v","notes":[]}'
     place.put("canister-export-default-20260408T153020Z.json", [payload])
-    report = pipeline.import_all(place, source_id="hub")
+    plan = pipeline.plan_import(place, source_id="hub")
+    report = pipeline.apply_import(place, plan)
     assert (len(report.imported), len(report.failed)) == (1, 0), str(report)
+    assert pipeline.import_all(place, source_id="hub").present
 
 
 def test_what_was_made_anew_is_the_latest_even_by_a_clock_that_stands_still(pipeline: RepositoryPipeline) -> None:

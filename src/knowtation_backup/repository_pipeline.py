@@ -394,6 +394,10 @@ class RepositoryPipeline:
         """End the quarantine of an archive."""
         return marks.release(self.repository, archive_id, clock=self.clock)
 
+    def sign(self, archive_id: str) -> None:
+        """Sign a finished archive, named by its whole id, with the signing keys of the repository; verify it first."""
+        sign_archive(self.repository, archive_id)
+
     # -- thin out -----------------------------------------------------------------------------------------------------
 
     def plan_forget(self, *, hold_suspicious: bool = True) -> ForgetPlan:
@@ -451,10 +455,6 @@ class RepositoryPipeline:
     def measure_waste(self) -> Waste:
         """Return how much of packs no archive needs, while it cannot be pruned because of the rest."""
         return measure_waste(self.repository)
-
-    def sign(self, archive_id: str) -> None:
-        """Sign a finished archive, named by its whole id, with the signing keys of the repository; verify it first."""
-        sign_archive(self.repository, archive_id)
 
     def _resolve(self, archive_id: str) -> str:
         return resolve(self.repository, archive_id)

@@ -22,12 +22,17 @@ from repository_stage import MOMENT, StagedSource, contents, copied, limited, ne
 
 from knowtation_backup.contracts import ArchiveSink
 from knowtation_backup.errors import BackupError, PlanStaleError, RepositoryError, SinkUnavailableError
-from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.backup import RepositoryBackupOptions, back_up
 from knowtation_backup.operations.repository.catalog import list_archives
+from knowtation_backup.operations.repository.erasing import apply_erase_tenant, plan_erase_tenant
 from knowtation_backup.operations.repository.forgetting import apply_forget, plan_delete, plan_empty_trash
+from knowtation_backup.operations.repository.marks import undelete
 from knowtation_backup.operations.repository.pruning import apply_prune, plan_prune
+from knowtation_backup.operations.repository.verifying import verify_all
 from knowtation_backup.repository import packing
+from knowtation_backup.repository.content import ArchiveReader
 from knowtation_backup.repository.keys import ReadKeys
+from knowtation_backup.repository.manifest import RecordTables
 from knowtation_backup.repository.repository import Repository
 from knowtation_backup.sinks.memory import MemorySink
 from knowtation_backup.testing.faults import FaultMoment, FaultSink
@@ -101,6 +106,12 @@ class Stage:
         plan = plan_empty_trash(repository, now=self.now, grace=dt.timedelta(0))
         apply_forget(repository, plan, clock=self.clock)
 
+    def undelete(self, repository: Repository) -> None:
+        """Take everything out of the trash; some may be out already."""
+        for info in list_archives(repository):
+            if info.standing.trashed_at is not None:
+                undelete(repository, info.archive_id, clock=self.clock)
+
     def prune(self, repository: Repository) -> None:
         apply_prune(repository, plan_prune(repository), clock=self.clock)
 
@@ -142,12 +153,19 @@ class Scene:
     before: set[int]
     after: set[int]
     days: int = 3
+    trashed: int | None = None
+    """How many of them are in the trash afterwards; `None`: whatever is."""
     writes_only: bool = False
     """Whether it may do nothing but list, read and create."""
 
 
 def nothing(_stage: Stage, _repository: Repository) -> None:
     pass
+
+
+def resting(stage: Stage, repository: Repository) -> None:
+    stage.forget(repository, 2)
+    stage.now += GRACE / 4  # later than the marks, and too early for them to be removed
 
 
 def trashed(stage: Stage, repository: Repository) -> None:
@@ -174,8 +192,14 @@ SCENES: Mapping[str, Scene] = {
         nothing, lambda stage, repository: stage.back_up(repository, 3), {0, 1, 2}, {0, 1, 2, 3}, writes_only=True
     ),
     "forget": Scene(
-        nothing, lambda stage, repository: stage.forget(repository, 2), {0, 1, 2}, {0, 1, 2}, writes_only=True
+        nothing,
+        lambda stage, repository: stage.forget(repository, 2),
+        {0, 1, 2},
+        {0, 1, 2},
+        trashed=2,
+        writes_only=True,
     ),
+    "undelete": Scene(resting, Stage.undelete, {0, 1, 2}, {0, 1, 2}, trashed=0, writes_only=True),
     "empty trash": Scene(trashed, Stage.empty_trash, {0, 1, 2}, {2}),
     "note": Scene(emptied, Stage.prune, {2}, {2}),
     "sweep": Scene(noted, Stage.prune, {2}, {2}),
@@ -231,9 +255,63 @@ def test_every_operation_may_fail(name: str) -> None:
         seen.add(frozenset(days))
         scene.act(stage, stage.open(acted(sink)))
         assert stage.restored(sink) == scene.after
+        if scene.trashed is not None:
+            listed = list_archives(stage.open(sink))
+            assert sum(info.standing.trashed_at is not None for info in listed) == scene.trashed
         stage.require_clean_after_pruning(sink)
     assert failed > 5 * len(counting.operations)
     assert frozenset(scene.before) in seen
+
+
+ANN, BOB = b"ann", b"bob"
+
+
+def read_records(repository: Repository, archive_id: str) -> tuple[set[bytes], set[bytes]]:
+    """Return the records that open, and the owners of those that were erased."""
+    manifest = repository.manifest(archive_id)
+    reader = ArchiveReader(repository.sink, repository.read_keys, manifest, tenant_sink=repository.tenant_sink)
+    (tables,) = (section for section in manifest.sections if isinstance(section, RecordTables))
+    erased: dict[bytes, int] = {}
+    found = {record.value for group in reader.records(tables, on_erased=erased.__setitem__) for record in group}
+    return found, set(erased)
+
+
+def erase(repository: Repository, owner: bytes) -> None:
+    apply_erase_tenant(repository, plan_erase_tenant(repository, owner))
+
+
+def test_erasing_is_done_or_can_be_gone_on_with() -> None:
+    """Keys of three sources and of a full archive go one by one; nobody else's records are touched."""
+    keys = ReadKeys.generate()
+    store = MemorySink()
+    repository = new_repository(store, keys=keys, tenant_keys=True)
+    records = {(owner, b"%d" % n): b"%b %d" % (owner, n) for owner in (ANN, BOB) for n in range(3)}
+    of_bob = {value for (owner, _), value in records.items() if owner == BOB}
+    for number in range(3):
+        back_up(repository, StagedSource(records={"notes": records}, source_id=f"hub {number}"))
+    full = StagedSource(records={"notes": records}, source_id="hub 0", taken_at=MOMENT + dt.timedelta(days=1))
+    back_up(repository, full, options=RepositoryBackupOptions(full=True))
+    archives = repository.archive_ids()
+    named = keys.writer_key.owner_key(ANN)
+    counting = FaultSink(copied(store))
+    erase(Repository.open_with(counting, keys), ANN)
+    assert sum(text.startswith("delete") for text in counting.operations) == 4
+    states: set[int] = set()
+    for number, moment, killed in failures(len(counting.operations)):
+        sink = copied(store)
+        with contextlib.suppress(KilledError, SinkUnavailableError):
+            erase(Repository.open_with(failing(sink, number, moment, killed=killed), keys), ANN)
+        opened = Repository.open_with(sink, keys)
+        found = [read_records(opened, archive_id) for archive_id in archives]
+        assert all((values, erased) in [(set(records.values()), set()), (of_bob, {named})] for values, erased in found)
+        states.add(sum(bool(erased) for _, erased in found))
+        erase(opened, ANN)
+        assert [read_records(opened, archive_id) for archive_id in archives] == [(of_bob, {named})] * len(archives)
+        verify_all(opened).raise_for_findings()
+        removed = store.contents().keys() - sink.contents().keys()
+        assert {key.split("/")[0] for key in removed} == {"tenants"}
+        assert len(removed) == 4
+    assert states == set(range(5))
 
 
 @pytest.mark.parametrize("number", range(0, 40, 3))

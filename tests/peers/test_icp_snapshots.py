@@ -13,17 +13,24 @@ import attrs
 import pytest
 import wasmtime
 from icp_command import Icp
+from repository_stage import new_repository
 
+from knowtation_backup.contracts import SectionSource
 from knowtation_backup.ic.agent import Agent
 from knowtation_backup.ic.identity import identity_from_pem_file
 from knowtation_backup.ic.management import ManagementCanister
 from knowtation_backup.model.canisters import GlobalKind, SnapshotMetadata
 from knowtation_backup.model.ids import Principal, SnapshotId
+from knowtation_backup.operations.repository.backup import back_up
+from knowtation_backup.operations.repository.restoring import restore_directory
 from knowtation_backup.sandbox import SandboxNetwork, SandboxServer, candid
+from knowtation_backup.sinks.fsspec import FsspecSink
 from knowtation_backup.snapshots.directory import SnapshotDirectory
+from knowtation_backup.snapshots.directory_source import SnapshotDirectorySource
 from knowtation_backup.snapshots.download import DIGESTS_FILE, download
 from knowtation_backup.snapshots.metadata import FLOAT_BITS_KEY
 from knowtation_backup.snapshots.provenance_records import PROVENANCE_FILE
+from knowtation_backup.snapshots.source import CanisterSource
 from knowtation_backup.snapshots.upload import upload
 
 pytestmark = [pytest.mark.peers, pytest.mark.sandbox]
@@ -118,6 +125,35 @@ def test_icp_restores_what_we_downloaded(both: Both, tmp_path: Path) -> None:
     assert both.state() != state
     both.their_restore(both.their_upload(path))
     assert both.state() == state
+
+
+@pytest.mark.parametrize("whose", ["stream", "ours", "theirs"])
+def test_icp_restores_what_a_repository_kept(both: Both, tmp_path: Path, whose: str) -> None:
+    """Two days of a canister, from the network or from directories; the first one comes back."""
+    repository = new_repository(FsspecSink(tmp_path / "repository"))
+    state = both.state()
+    archives: list[str] = []
+    for day in ("monday", "tuesday"):
+        taken = both.take()
+        source: SectionSource
+        if whose == "stream":
+            source = CanisterSource(management=both.management, canister_id=both.canister, snapshot_id=taken)
+        else:
+            write = both.our_download if whose == "ours" else both.their_download
+            source = SnapshotDirectorySource(path=write(taken, tmp_path / day), canister_id=both.canister)
+        archives.append(back_up(repository, source).archive_id)
+        both.change()
+    assert both.state() != state
+    restored = restore_directory(repository, archives[0], tmp_path / "restored").directory
+    uploaded = both.their_upload(restored)
+    both.their_restore(uploaded)
+    assert both.state() == state
+    beside = {".lock", "metadata.json", PROVENANCE_FILE, DIGESTS_FILE}
+    again, kept = (
+        {name: data for name, data in files(path).items() if name not in beside}
+        for path in (both.their_download(uploaded, tmp_path / "again"), restored)
+    )
+    assert again == kept
 
 
 def test_we_restore_what_icp_downloaded(both: Both, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_our_own_downloads_say_whose_they_are_and_are_compared() -> None:
     [
         ("monday", {}, "canister_not_named"),
         ("hub-20260408T153022Z-00ff", {}, "canister_not_named"),
+        (f"hub-20260408T153022Z-{'07' * 18}", {}, "canister_not_named"),  # as long, and of no canister
         (HELPER, {"provenance.cbor": evidence_of(OTHER)}, "provenance_mismatch"),
         (HELPER, {"provenance.cbor": b"\xff"}, "provenance_malformed"),
         (HELPER, {"metadata.json": b"{}"}, "snapshot_metadata"),

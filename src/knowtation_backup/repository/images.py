@@ -84,8 +84,8 @@ class ImageWriter:
         self._finished = finished
         self._segments: list[DraftSegment] = []
         self._root = keys.digest(b"image")
-        self.changed_pages = 0
-        self.stored_pages = 0
+        self.changed_pages: int = 0
+        self.stored_pages: int = 0
 
     def jobs(self) -> Generator[Job, None, None]:
         """
@@ -181,8 +181,8 @@ class _SegmentWriter:
         self._frames: list[FrameRef] = []
         self._waiting: list[bytes | memoryview] = []
         self._waiting_pages = 0
-        self.changed_pages = 0
-        self.stored_pages = 0
+        self.changed_pages: int = 0
+        self.stored_pages: int = 0
 
     def add(self, first: int, piece: bytes) -> Iterator[Job]:
         """Take whole pages from page *first* of the segment on."""

@@ -140,10 +140,10 @@ class RecordsWriter:
         self._frame = _Waiting()
         known, chain = parent.tenants() if parent is not None else ({}, ())
         self._owners = SectionOwners(keys, sealers, known, chain)
-        self.changed_records = 0
+        self.changed_records: int = 0
         """Other than the parent's, new, or gone."""
-        self.stored_records = 0
-        self.stored_bytes = 0
+        self.stored_records: int = 0
+        self.stored_bytes: int = 0
 
     def jobs(self) -> Generator[Job, None, None]:
         """

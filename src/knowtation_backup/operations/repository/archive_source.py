@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -65,9 +66,9 @@ class ArchiveCapture:
         self.erased: dict[str, int] = {}
         """How many records of a section were left out, since the keys of their tenants were destroyed."""
         self._details: dict[str, Any] = {}
-        self.kind = source.manifest.kind
-        self.source_id = source.manifest.source_id
-        self.taken_at = source.manifest.taken_at
+        self.kind: str = source.manifest.kind
+        self.source_id: str = source.manifest.source_id
+        self.taken_at: dt.datetime = source.manifest.taken_at
 
     def sections(self) -> Iterator[Section]:
         """Yield what was backed up but the details, which whoever stores this writes anew."""

@@ -1,5 +1,5 @@
 """
-The same verbs, awaitable: each runs in a thread of its own, so that an event loop goes on meanwhile.
+The same verbs, awaitable: each runs in a thread of its own, so that an event loop goes on meanwhile::
 
     report = await aio.call(pipeline.backup)
     async for chunk in aio.iterate(pipeline.read, "latest"):

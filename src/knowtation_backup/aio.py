@@ -1,5 +1,7 @@
 """
-The same verbs, awaitable: each runs in a thread of its own, so that an event loop goes on meanwhile::
+The same verbs, awaitable: each runs in a thread of its own, so that an event loop goes on meanwhile.
+
+In a coroutine::
 
     report = await aio.call(pipeline.backup)
     async for chunk in aio.iterate(pipeline.read, "latest"):

@@ -28,7 +28,7 @@ __all__ = ["PACK_BYTES", "Job", "Packer"]
 PACK_BYTES = 8 << 20
 """Plain content of a pack, after which another one is begun."""
 _PUTS = 6
-"""Objects on their way at once: a store 20 ms away takes the first backup at the pace of the network with six, not with three."""
+"""Objects on their way at once: three were measured to be too few for a store that is 20 ms away."""
 
 
 @attrs.define(eq=False)

@@ -311,3 +311,8 @@ def test_parts_that_nobody_could_open_do_not_add_up() -> None:
     for part in (1, 2):
         assert verify_all(writing, sample=Sample(part=part, of=2)).ok
     assert not any(info.standing.verified_at for info in list_archives(repository))
+    for part in (3, 4):  # nor with parts that somebody else opened
+        assert verify_all(writing, sample=Sample(part=part, of=4)).ok
+    for part in (1, 2):
+        assert verify_all(repository, sample=Sample(part=part, of=4)).ok
+    assert not any(info.standing.verified_at for info in list_archives(repository))

@@ -374,10 +374,11 @@ class Verification:
     def _recorded(self, report: ArchiveVerifyReport, clock: Clock) -> ArchiveVerifyReport:
         """Note the result; what was found is not lost when that fails."""
         noted = report
-        if report.covered is Coverage.STORED or (report.covered is Coverage.PART and report.sample is None):
+        opened = isinstance(self.repository.keys, ReadKeys)
+        partly = report.covered is Coverage.PART and (report.sample is None or not opened)
+        if report.covered is Coverage.STORED or partly:
             # Not everything was read, or what it holds was not seen: nothing that counts as verified.
             noted = attrs.evolve(report, level=VerifyLevel.PRESENCE)
-        opened = isinstance(self.repository.keys, ReadKeys)
         try:
             record_verification(self.repository.sink, noted, parts_add_up=opened and not self.new_only, clock=clock)
         except BackupError as error:
